@@ -1,0 +1,1 @@
+"""Configuration: `.cfg` files in both dialects, bound to typed dataclasses."""

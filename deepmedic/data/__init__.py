@@ -1,0 +1,1 @@
+"""Data: cases from listing files, strict NIfTI reading, preprocessing, sampling and segments on the device."""

@@ -1,0 +1,1 @@
+"""Inference: tiles, whole-volume prediction, evaluation and result files."""

@@ -1,0 +1,1 @@
+"""The network: blocks, pathways, their composition, and canonical names of parameters."""

@@ -1,0 +1,1 @@
+"""Sessions: the compositions that the command line offers."""

@@ -1,0 +1,1 @@
+"""Training: losses, optimisers, schedules, records and the loop."""
