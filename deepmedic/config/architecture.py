@@ -95,7 +95,8 @@ class Architecture:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain nested dicts, lists and numbers, for a saved model."""
-        return _plain(asdict(self))
+        plain: dict[str, Any] = _plain(asdict(self))
+        return plain
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Architecture:

@@ -13,64 +13,248 @@ from deepmedic.config.options import option
 class DataConfig:
     """Where the cases of one data set are listed: listing files (one line per case) or one CSV table."""
 
-    table: Path | None = option("dataframe", None)
-    channels: tuple[Path, ...] | None = option("channels", None)
-    """One listing file per image channel."""
-    labels: Path | None = option("gtLabels", None)
-    roi_masks: Path | None = option("roiMasks", None)
-    names: Path | None = option("namesForPredictionsPerCase", None)
-    weight_maps: tuple[Path, ...] | None = option("weightedMapsForSamplingEachCategory", None)
+    table: Path | None = option(
+        "dataframe",
+        None,
+        doc="CSV table of the cases, one row each, instead of listing files. Columns: channel_<name> (one per channel, "
+        "used in the alphabetical order of their names), ground_truth, roi_mask and prediction_filename. Paths in it "
+        "are relative to the table.",
+    )
+    channels: tuple[Path, ...] | None = option(
+        "channels",
+        None,
+        nonempty=True,
+        doc="Listing files of the images, one file per channel in the order of the model's channels. Each line of a "
+        "listing file is the path of one case's image, relative to that file; - stands for a missing channel.",
+    )
+    labels: Path | None = option(
+        "gtLabels",
+        None,
+        doc="Listing file of the manual segmentations, one line per case: whole numbers from 0 (background) to the "
+        "number of classes - 1. With it the predictions are scored.",
+    )
+    roi_masks: Path | None = option(
+        "roiMasks",
+        None,
+        doc="Listing file of region-of-interest masks, one line per case; every voxel other than 0 is inside. Samples "
+        "are drawn and voxels are classified only inside, and intensities are normalised with the voxels inside.",
+    )
+    names: Path | None = option(
+        "namesForPredictionsPerCase",
+        None,
+        default_text="pred_case<number>",
+        doc="Listing file of the names that the results of each case get, one line per case.",
+    )
+    weight_maps: tuple[Path, ...] | None = option(
+        "weightedMapsForSamplingEachCategory",
+        None,
+        nonempty=True,
+        doc="Listing files of weight maps, one file per category of sampling in the order of the proportions (type 0: "
+        "foreground, background; types 1 and 2: one map; type 3: one per class from the background). A voxel is drawn "
+        "as the centre of a segment with a probability proportional to its weight, instead of by labels and ROI.",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZScoreConfig:
     """Z-score normalisation of intensities, per case and channel, within the ROI."""
 
-    all_channels: bool = False
-    per_channel: tuple[bool, ...] | None = None
-    cutoff_percents: tuple[float, float] | None = None
-    cutoff_times_std: tuple[float, float] | None = None
-    cutoff_below_mean: bool = False
+    all_channels: bool = option(
+        "apply_to_all_channels", False, doc="Whether all channels are normalised; leave out apply_per_channel then."
+    )
+    per_channel: tuple[bool, ...] | None = option(
+        "apply_per_channel", None, doc="Which channels are normalised, one entry per channel."
+    )
+    cutoff_percents: tuple[float, float] | None = option(
+        "cutoff_percents",
+        None,
+        minimum=0,
+        maximum=100,
+        doc="Percentiles [low, high]; voxels outside them do not count for the mean and the standard deviation.",
+    )
+    cutoff_times_std: tuple[float, float] | None = option(
+        "cutoff_times_std",
+        None,
+        above=0,
+        doc="Factors [below, above]; voxels further than that many standard deviations from the mean do not count.",
+    )
+    cutoff_below_mean: bool = option(
+        "cutoff_below_mean",
+        False,
+        doc="Whether voxels below the mean of the whole image do not count, which leaves out the air around a head.",
+    )
 
     def applies_to(self, channel: int) -> bool:
+        """Return whether a channel (from 0) is normalised."""
         return self.all_channels or (self.per_channel is not None and self.per_channel[channel])
+
+    @property
+    def applies(self) -> bool:
+        """Whether any channel is normalised."""
+        return self.all_channels or any(self.per_channel or ())
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingConfig:
     """What is checked and done when a case is read."""
 
-    pad_images: bool = option("padInputImagesBool", True)
-    zscore: ZScoreConfig = option("norm_zscore_prms", ZScoreConfig())
-    norm_verbosity: int = option("norm_verbosity_lvl", 0, minimum=0, maximum=2)
-    check_inputs: bool = option("run_input_checks", True)
-    non_finite_voxels: Literal["refuse", "zero", "mean"] = option("nonFiniteVoxels", "refuse")
-    affine_tolerance: float = option("affineTolerance", 1e-3, minimum=0)
-    """Millimetres by which any voxel corner of two images of one case may disagree."""
-    orientation: Literal["asStored", "RAS"] = option("orientation", "asStored")
-    allow_skipped_cases: bool = option("allowSkippedCases", False)
+    pad_images: bool = option(
+        "padInputImagesBool",
+        True,
+        doc="Whether images are padded by reflection so that voxels at their borders are segmented too. Without it an "
+        "unpredicted border keeps label 0.",
+    )
+    zscore: ZScoreConfig = option(
+        "norm_zscore_prms",
+        ZScoreConfig(),
+        doc="Normalises the intensities of each image to mean 0 and standard deviation 1, measured within the ROI, or "
+        "in the whole image without one. Networks need such intensities: switch it on unless the files are normalised "
+        "already, and in the same way for training and inference.",
+    )
+    norm_verbosity: int = option(
+        "norm_verbosity_lvl",
+        0,
+        minimum=0,
+        maximum=2,
+        doc="How much is logged of the normalisation: 0 nothing, 1 which cut-offs and how long, 2 also the statistics.",
+    )
+    check_inputs: bool = option(
+        "run_input_checks",
+        True,
+        doc="Whether the values of labels and masks are checked against the number of classes when a case is read.",
+    )
+    non_finite_voxels: Literal["refuse", "zero", "mean"] = option(
+        "nonFiniteVoxels",
+        "refuse",
+        origin="new",
+        doc='What happens to voxels that are not a number or infinite: "refuse" stops with their number and place, '
+        '"zero" and "mean" replace them by 0 or by the mean of the finite ones, and the log counts them.',
+    )
+    affine_tolerance: float = option(
+        "affineTolerance",
+        1e-3,
+        minimum=0,
+        origin="new",
+        doc="Millimetres by which the corners of two images of one case may lie apart according to their headers. A "
+        "difference of axis directions is never tolerated.",
+    )
+    orientation: Literal["asStored", "RAS"] = option(
+        "orientation",
+        "asStored",
+        origin="new",
+        doc='Axis order in which cases are worked on: "asStored" takes the files as they are and refuses mixed orders; '
+        '"RAS" turns every case to right, anterior, superior in memory, in training and inference alike, and returns '
+        "results in each case's own axes.",
+    )
+    allow_skipped_cases: bool = option(
+        "allowSkippedCases",
+        False,
+        origin="new",
+        doc="Whether cases that cannot be used (such as an empty ROI) are left out, named in the summary and told by "
+        "exit code 9, instead of stopping the run.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuffixKeys:
+    """Sub-keys of the suffixes of result files."""
+
+    segm: str = option("segm", "Segm", nonempty=True, doc="What follows the case's name for its segmentation.")
+    prob: str = option(
+        "prob",
+        "ProbMapClass",
+        nonempty=True,
+        doc="What follows the case's name for a probability map, before the class.",
+    )
+
+
+def _suffixes(keys: SuffixKeys) -> dict[str, str]:
+    for text in (keys.segm, keys.prob):
+        if any(character in "/\\" or not character.isprintable() for character in text):
+            raise ValueError(f"found {text!r}; allowed: text that can be part of a file name, without / or \\")
+    return {"segm": keys.segm, "prob": keys.prob}
+
+
+def _all_if_empty(flags: tuple[bool, ...]) -> tuple[bool, ...] | None:
+    return flags or None
+
+
+_FEATURE_MAPS = (
+    "Which feature maps of {pathway} are saved with saveIndividualFms: one entry per layer, [first, last + 1] counted "
+    "from 0, or [] for none of a layer. An empty list saves none of this pathway."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputConfig:
     """Which files an inference writes for each case."""
 
-    save_segmentation: bool = option("saveSegmentation", True)
-    save_probability_maps: tuple[bool, ...] | None = option("saveProbMapsForEachClass", None)
-    """One entry per class; None: all."""
-    suffixes: dict[str, str] = option("suffixForSegmAndProbsDict", None)
-    save_feature_maps: bool = option("saveIndividualFms", False)
-    feature_maps_normal: tuple[tuple[int, ...], ...] = option("minMaxIndicesOfFmsToSaveFromEachLayerOfNormalPathway", ())
-    feature_maps_subsampled: tuple[tuple[int, ...], ...] = option("minMaxIndicesOfFmsToSaveFromEachLayerOfSubsampledPathway", ())
-    feature_maps_fc: tuple[tuple[int, ...], ...] = option("minMaxIndicesOfFmsToSaveFromEachLayerOfFullyConnectedPathway", ())
+    save_segmentation: bool = option(
+        "saveSegmentation", True, doc="Whether the predicted labels of each case are saved as an image."
+    )
+    save_probability_maps: tuple[bool, ...] | None = option(
+        "saveProbMapsForEachClass",
+        None,
+        default_text="all classes",
+        build=_all_if_empty,
+        doc="For which classes probability maps are saved: one entry per class, the background first.",
+    )
+    suffixes: dict[str, str] = option(
+        "suffixForSegmAndProbsDict",
+        {"segm": "Segm", "prob": "ProbMapClass"},
+        shape=SuffixKeys,
+        build=_suffixes,
+        doc="What is appended to a case's name for its segmentation and its probability maps.",
+    )
+    save_feature_maps: bool = option(
+        "saveIndividualFms",
+        False,
+        doc="Whether feature maps are saved, one image each; the minMaxIndices keys choose which. They take much disk.",
+    )
+    feature_maps_normal: tuple[tuple[int, ...], ...] = option(
+        "minMaxIndicesOfFmsToSaveFromEachLayerOfNormalPathway",
+        (),
+        minimum=0,
+        doc=_FEATURE_MAPS.format(pathway="the normal pathway"),
+    )
+    feature_maps_subsampled: tuple[tuple[int, ...], ...] = option(
+        "minMaxIndicesOfFmsToSaveFromEachLayerOfSubsampledPathway",
+        (),
+        minimum=0,
+        doc=_FEATURE_MAPS.format(pathway="every low-resolution pathway"),
+    )
+    feature_maps_fc: tuple[tuple[int, ...], ...] = option(
+        "minMaxIndicesOfFmsToSaveFromEachLayerOfFullyConnectedPathway",
+        (),
+        minimum=0,
+        doc=_FEATURE_MAPS.format(pathway="the FC pathway (its last layer is the classification layer)"),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
     """How computations are carried out; no key of the original."""
 
-    precision: Literal["float32", "tf32", "bf16"] = option("precision", "float32")
-    deterministic: bool | None = option("deterministic", None)
-    """None: yes on a CPU, no on a GPU."""
-    memory_budget: float | None = option("memoryBudget", None, above=0)
-    """GiB of volumes kept on the device; None: chosen from what is free."""
+    precision: Literal["float32", "tf32", "bf16"] = option(
+        "precision",
+        "float32",
+        origin="new",
+        doc='Numbers used in convolutions: "float32" is the reference; "tf32" and "bf16" are faster on recent GPUs and '
+        "round more coarsely.",
+    )
+    deterministic: bool | None = option(
+        "deterministic",
+        None,
+        origin="new",
+        default_text="true on a CPU, false on a GPU",
+        doc="Whether only deterministic algorithms are used, so that a repeated or resumed run gives the same bytes on "
+        "the same machine; slower on a GPU.",
+    )
+    memory_budget: float | None = option(
+        "memoryBudget",
+        None,
+        above=0,
+        origin="new",
+        default_text="chosen from the memory that is free",
+        doc="GiB of images that are kept in the device's memory.",
+    )

@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
+
+from deepmedic.config.inference import TestConfig
+from deepmedic.config.options import Option, Section, declaration
+from deepmedic.config.sections import DataConfig
+from deepmedic.config.training import TrainConfig
+from deepmedic.data.listing import MISSING, Column, Columns, read_listing, read_table
+from deepmedic.data.nifti_stream import why_unreadable
+from deepmedic.data.output_names import output_names, without_extension
+from deepmedic.errors import ConfigError, DataError, ModelError, ProblemList
+
+_ONE_VOLUME = re.compile(r"(?P<path>.+\.nii(?:\.gz)?)\[(?P<volume>\d{1,6})\]", re.IGNORECASE | re.DOTALL)
+_ROLES: dict[str, tuple[Any, str]] = {
+    "training": (TrainConfig, "data"),
+    "validation": (TrainConfig, "validation_data"),
+    "inference": (TestConfig, "data"),
+}
+_MOST_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -34,3 +56,266 @@ class Case:
     """One per sampling category, or empty."""
     output_name: str | None = None
     """Relative name for result files, without `.nii` or `.nii.gz`; checked to stay inside the output folder."""
+
+
+@dataclass(frozen=True)
+class _Needs:
+    """What a session asks of its cases beyond images."""
+
+    labels: bool
+    names: bool
+    categories: int | None
+    channels: int | None
+
+
+def read_cases(
+    config: DataConfig,
+    role: str,
+    problems: ProblemList,
+    notes: list[str] | None = None,
+    *,
+    needs_labels: bool = False,
+    needs_names: bool = False,
+    categories: int | None = None,
+    channels: int | None = None,
+) -> list[Case]:
+    """Return the cases of a data set; nothing is raised, everything wrong is added to `problems`.
+
+    Cases with files that cannot be read are left out of the list, so that the others can be checked further.
+
+    Args:
+        config: where the cases are listed.
+        role: "training", "validation" or "inference" (also "test"), for messages and the names of keys.
+        problems: gets ConfigError for missing keys, ModelError for a number of channels that the model does not have,
+            DataError for everything in listing files.
+        notes: gets what the user should know: images listed twice, missing channels.
+        needs_labels: every case must have labels.
+        needs_names: every case must have a name for its results; those of an inference are numbered by default.
+        categories: number of sampling categories that weight maps must match, when given.
+        channels: input channels of the model, when known.
+    """
+    role = {"test": "inference"}.get(role, role)
+    keys = _keys(role)
+    notes = [] if notes is None else notes
+    columns = _read_columns(config, role, keys, problems, notes)
+    if columns is None:
+        return []
+    _check_columns(columns, role, keys, problems, _Needs(needs_labels, needs_names, categories, channels))
+    cases = _build(columns, role, problems, needs_labels=needs_labels)
+    _note_repeated(columns, cases, role, notes)
+    return cases
+
+
+def duplicates_between(training: Sequence[Case], validation: Sequence[Case]) -> list[str]:
+    """Say which images serve both training and validation, also where links give them another name."""
+    used = {_identity(ref): (case, ref) for case in training for ref in (*case.channels, case.labels) if ref}
+    found = []
+    for case in validation:
+        for ref in (*case.channels, case.labels):
+            if ref is None or _identity(ref) not in used:
+                continue
+            other, other_ref = used[_identity(ref)]
+            found.append(
+                f"{_real(ref)} is used in training (case {other.name}, {other_ref.listed_at}) and in validation "
+                f"(case {case.name}, {ref.listed_at}); scores on it say nothing about new cases"
+            )
+    return found
+
+
+def _keys(role: str) -> dict[str, str]:
+    """Names of the data keys in the config of a role, by attribute of `DataConfig`."""
+    own = {field.name: declaration(field) for field in fields(DataConfig)}
+    keys = {name: declared.key for name, declared in own.items() if isinstance(declared, Option)}
+    if role in _ROLES:
+        config, attribute = _ROLES[role]
+        section = next(declaration(field) for field in fields(config) if field.name == attribute)
+        renamed = section.keys if isinstance(section, Section) else {}
+        keys.update({name: key for name, key in renamed.items() if key is not None})
+    return keys
+
+
+def _read_columns(
+    config: DataConfig, role: str, keys: dict[str, str], problems: ProblemList, notes: list[str]
+) -> Columns | None:
+    if config.table is not None:
+        if config.channels:
+            notes.append(f"{role}: {keys['table']} is given, so {keys['channels']} and the other lists are not used")
+        with problems.gather():
+            return read_table(config.table)
+        return None
+    if not config.channels:
+        problems.add(ConfigError(f"{role}: no images are listed; give {keys['channels']} or {keys['table']}."))
+        return None
+
+    def listing(path: Path | None, title: str) -> Column | None:
+        with problems.gather():
+            return None if path is None else read_listing(path, title)
+        return None
+
+    before = len(problems.problems)
+    channels = [listing(path, f"channel {number}") for number, path in enumerate(config.channels, 1)]
+    weights = [listing(path, f"weight map {number}") for number, path in enumerate(config.weight_maps or (), 1)]
+    columns = Columns(
+        channels=tuple(column for column in channels if column),
+        labels=listing(config.labels, "labels"),
+        roi=listing(config.roi_masks, "ROI masks"),
+        weight_maps=tuple(column for column in weights if column),
+        names=listing(config.names, "names of results"),
+    )
+    if len(problems.problems) == before:
+        return columns
+    _unreadable(
+        columns, problems
+    )  # the other listings may have problems too, which the user should see in the same run
+    if columns.names:
+        output_names(columns.names, problems)
+    return None
+
+
+def _check_columns(columns: Columns, role: str, keys: dict[str, str], problems: ProblemList, needs: _Needs) -> None:
+    if needs.labels and columns.labels is None:
+        problems.add(ConfigError(f"{role} needs labels: give {keys['labels']}, or a column ground_truth in the table."))
+    if needs.names and columns.names is None and role != "inference":
+        problems.add(
+            ConfigError(f"{role}: results are to be saved: give {keys['names']}, or a column prediction_filename.")
+        )
+    if needs.categories is not None and columns.weight_maps and len(columns.weight_maps) != needs.categories:
+        problems.add(
+            ConfigError(
+                f"{role}: {len(columns.weight_maps)} weight maps are listed ({keys['weight_maps']}), and the type of "
+                f"sampling has {needs.categories} categories; give one per category."
+            )
+        )
+    if needs.channels is not None and len(columns.channels) != needs.channels:
+        listed = ", ".join(f"{column.title}: {column.source}" for column in columns.channels)
+        problems.add(
+            ModelError(
+                f"{role}: {len(columns.channels)} channels are listed ({listed}), and the model has {needs.channels} "
+                "input channels. List one file per channel, in the order the model was trained with."
+            )
+        )
+
+
+def _build(columns: Columns, role: str, problems: ProblemList, *, needs_labels: bool) -> list[Case]:
+    """Make a case of each line of columns of equal length, apart from those with unreadable or missing files."""
+    unusable = _unreadable(columns, problems)
+    names = output_names(columns.names, problems) if columns.names else None
+    lengths = {len(column) for column in columns.all()}
+    if len(lengths) > 1:
+        counts = "".join(f"\n    {len(column):6d}  {column.title}: {column.source}" for column in columns.all())
+        problems.add(
+            DataError(
+                f"{role}: the listing files differ in their number of cases; each needs one line per case:{counts}"
+            )
+        )
+        return []
+    count = lengths.pop()
+    channels = list(zip(*(_refs(column) for column in columns.channels), strict=True))
+    unusable |= _without_images(columns, channels, problems, needs_labels=needs_labels)
+    labels = _refs(columns.labels) if columns.labels else [None] * count
+    roi = _refs(columns.roi) if columns.roi else [None] * count
+    weights = list(zip(*(_refs(column) for column in columns.weight_maps), strict=True)) or [()] * count
+    titles = names or _names_of_files(channels)
+    if names is None and role == "inference":
+        names = [f"pred_case{index}" for index in range(count)]
+    return [
+        Case(titles[i], channels[i], labels[i], roi[i], weights[i], names[i] if names else None)
+        for i in range(count)
+        if i not in unusable
+    ]
+
+
+def _refs(column: Column) -> list[ImageRef | None]:
+    """The images of a column, paths relative to the folder of the file that lists them."""
+    refs: list[ImageRef | None] = []
+    for index, entry in enumerate(column.entries):
+        if entry.text == MISSING:
+            refs.append(None)
+            continue
+        match = _ONE_VOLUME.fullmatch(entry.text)
+        text, volume = (match["path"], int(match["volume"])) if match else (entry.text, None)
+        refs.append(ImageRef(Path(os.path.abspath(column.source.parent / text)), volume, column.place(index)))
+    return refs
+
+
+def _unreadable(columns: Columns, problems: ProblemList) -> set[int]:
+    """Return which cases have files that cannot be read: one problem per listing, with a line for each of its files."""
+    unusable: set[int] = set()
+    for column in columns.all():
+        if column is columns.names:
+            continue
+        bad = {i: (ref, why) for i, ref in enumerate(_refs(column)) if ref and (why := why_unreadable(ref.path))}
+        if not bad:
+            continue
+        unusable.update(bad)
+        lines = [f"\n    {ref.listed_at}: {ref.path}: {why}" for ref, why in list(bad.values())[:_MOST_SHOWN]]
+        more = f"\n    ... and {len(bad) - _MOST_SHOWN} more" if len(bad) > _MOST_SHOWN else ""
+        problems.add(
+            DataError(f"{len(bad)} of {len(column)} files of {column.title} cannot be read:{''.join(lines)}{more}")
+        )
+    return unusable
+
+
+def _without_images(
+    columns: Columns, channels: Sequence[tuple[ImageRef | None, ...]], problems: ProblemList, *, needs_labels: bool
+) -> set[int]:
+    """Return which cases have no channel at all, or lack labels that are needed."""
+    unusable = {index for index, images in enumerate(channels) if not any(images)}
+    for index in sorted(unusable):
+        places = ", ".join(dict.fromkeys(column.place(index) for column in columns.channels))
+        problems.add(DataError(f"{places}: all channels of this case are missing ('-'); at least one is needed."))
+    if columns.labels and needs_labels:
+        unlabelled = {i for i, entry in enumerate(columns.labels.entries) if entry.text == MISSING}
+        for index in sorted(unlabelled):
+            problems.add(DataError(f"{columns.labels.place(index)}: labels are needed here, '-' is not allowed."))
+        unusable |= unlabelled
+    return unusable
+
+
+def _names_of_files(channels: Sequence[tuple[ImageRef | None, ...]]) -> list[str]:
+    """Name cases by the folder of their first image, else its file, else both, else by number."""
+    first = [next((ref for ref in images if ref), None) for images in channels]
+    ways: tuple[Callable[[Path], str], ...] = (
+        lambda path: path.parent.name,
+        lambda path: without_extension(path.name),
+        lambda path: f"{path.parent.name}/{without_extension(path.name)}",
+    )
+    for way in ways:
+        names = ["" if ref is None else way(ref.path) for ref in first]
+        if len(set(names)) == len(names) and all(names) and len(names) > 1:
+            return names
+    if len(first) == 1 and first[0] is not None:
+        return [without_extension(first[0].path.name)]
+    return [f"case{index}" for index in range(len(first))]
+
+
+def _note_repeated(columns: Columns, cases: Sequence[Case], role: str, notes: list[str]) -> None:
+    """Tell of images that stand twice in one listing or twice in one case, and of missing channels."""
+    for column in (*columns.channels, columns.labels):
+        places: dict[tuple[str, int], list[ImageRef]] = defaultdict(list)
+        for ref in _refs(column) if column else ():
+            if ref:
+                places[_identity(ref)].append(ref)
+        for refs in places.values():
+            if column and len(refs) > 1:
+                where = ", ".join(ref.listed_at for ref in refs)
+                notes.append(f"{role}: {refs[0]} is listed {len(refs)} times as {column.title}: {where}")
+    for case in cases:
+        images = [ref for ref in (*case.channels, case.labels) if ref]
+        if len({_identity(ref) for ref in images}) < len(images):
+            where = ", ".join(ref.listed_at for ref in images)
+            notes.append(f"{role}, case {case.name}: one file serves as two of its images ({where})")
+    for column in columns.channels:
+        missing = sum(entry.text == MISSING for entry in column.entries)
+        if missing:
+            notes.append(
+                f"{role}: {column.title} is missing in {missing} of {len(column)} cases and is set to zero there"
+            )
+
+
+def _real(ref: ImageRef) -> str:
+    return os.path.realpath(ref.path)
+
+
+def _identity(ref: ImageRef) -> tuple[str, int]:
+    return _real(ref), ref.volume or 0

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from deepmedic.config.options import Size3
+from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
+from deepmedic.data.intensities import intensity_fingerprint, mean_and_std, unnormalised_warning
 from deepmedic.data.nifti import VolumeHeader
+from deepmedic.data.padding import Padding3, extended, reflect
+from deepmedic.data.volumes import LoadedCase
+from deepmedic.errors import ConfigError, DataError
+
+__all__ = ["PreparedCase", "intensity_fingerprint", "prepare_case", "unnormalised_warning"]
+
+_NO_PADDING: Padding3 = ((0, 0), (0, 0), (0, 0))
 
 
 @dataclass
@@ -24,12 +34,103 @@ class PreparedCase:
     """bool [x, y, z]."""
     weight_maps: torch.Tensor | None
     """float32 [category, x, y, z]."""
-    padding: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    padding: Padding3
     """Voxels added before and after, per axis."""
     border_values: torch.Tensor
     """float32 [channel]: mean of the 8 corner voxels, the fill of low-resolution segments outside the volume."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know, those of the loaded case included."""
 
     @property
     def size(self) -> Size3:
         x, y, z = self.channels.shape[1:]
         return x, y, z
+
+
+def prepare_case(
+    loaded: LoadedCase,
+    margins: Padding3,
+    preprocessing: PreprocessingConfig,
+    minimum_size: Size3 | None = None,
+) -> PreparedCase:
+    """Pad a case, then normalise its intensities.
+
+    Everything is padded by reflection without repeating the edge: by the margins that the network does not predict
+    (when `padInputImagesBool` is true), and further at the far end where the volume would stay smaller than
+    `minimum_size`, in which case the prediction is to be cropped by `padding`. Labels, ROI and weight maps are
+    reflected like the intensities they belong to; were the ROI left empty in the further part, a small volume could
+    have no voxel at all on which a segment can be centred.
+
+    As in the original, normalisation takes its statistics from the volume padded by the margins, within the ROI padded
+    likewise; the further part does not count. A missing channel stays zero. With an empty ROI the whole volume counts.
+
+    Args:
+        loaded: the case; notes are added to its list.
+        margins: voxels before and after that the network does not predict, along x, y, z.
+        preprocessing: `padInputImagesBool` and `norm_zscore_prms` are used here.
+        minimum_size: smallest size of the padded volume, commonly that of a segment.
+
+    Raises:
+        DataError: a channel to be normalised is constant within the ROI; names case and channel.
+        ConfigError: apply_per_channel has another length than there are channels.
+    """
+    counted = margins if preprocessing.pad_images else _NO_PADDING
+    padding = extended(loaded.header.shape, counted, minimum_size)
+    channels = reflect(loaded.channels, padding)
+    roi = None if loaded.roi is None else reflect(loaded.roi, padding)
+    _normalise(channels, roi, _extent(loaded.header.shape, counted), loaded, preprocessing.zscore)
+    return PreparedCase(
+        name=loaded.case.name,
+        header=loaded.header,
+        channels=torch.from_numpy(channels),
+        labels=None if loaded.labels is None else _label_tensor(reflect(loaded.labels, padding)),
+        roi=None if roi is None else torch.from_numpy(roi),
+        weight_maps=None if loaded.weight_maps is None else torch.from_numpy(reflect(loaded.weight_maps, padding)),
+        padding=padding,
+        border_values=_corner_means(channels),
+        notes=loaded.notes,
+    )
+
+
+def _extent(size: Size3, padding: Padding3) -> tuple[slice, slice, slice]:
+    """The part of a padded volume from which statistics are taken: all but what is added at the far end."""
+    x, y, z = (slice(size[axis] + sum(padding[axis])) for axis in range(3))
+    return x, y, z
+
+
+def _normalise(
+    channels: np.ndarray,
+    roi: np.ndarray | None,
+    counted: tuple[slice, slice, slice],
+    loaded: LoadedCase,
+    config: ZScoreConfig,
+) -> None:
+    """Normalise channels [channel, x, y, z] in place."""
+    if config.per_channel is not None and len(config.per_channel) != len(channels):
+        raise ConfigError(
+            f"norm_zscore_prms: apply_per_channel has {len(config.per_channel)} entries, and there are {len(channels)} "
+            "channels; give one per channel."
+        )
+    mask = None if roi is None else roi[counted]
+    if mask is not None and not mask.any():
+        mask = None
+        if config.all_channels or any(config.per_channel or ()):
+            loaded.notes.append("the ROI is empty: intensities are normalised by those of the whole volume")
+    for number, ref in enumerate(loaded.case.channels):
+        if ref is None or not config.applies_to(number):
+            continue
+        try:
+            mean, std = mean_and_std(channels[number][counted], mask, config)
+        except DataError as problem:
+            raise DataError(f"case {loaded.case.name}, channel {number + 1}: {ref}: {problem}") from problem
+        channels[number] = (channels[number].astype(np.float64) - mean) / std
+
+
+def _label_tensor(labels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(labels if labels.dtype == np.uint8 else labels.astype(np.int32))
+
+
+def _corner_means(channels: np.ndarray) -> torch.Tensor:
+    last = [0, -1]
+    corners = channels[np.ix_(range(len(channels)), last, last, last)]
+    return torch.from_numpy(corners.astype(np.float64).mean(axis=(1, 2, 3)).astype(np.float32))

@@ -1,0 +1,194 @@
+"""The options of the command line, parsed strictly: single dashes, no abbreviations, contradictions refused.
+
+`argparse` is not used because it accepts abbreviations of single-dash options even when told not to.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+
+from deepmedic.errors import CommandLineError
+
+USAGE = "For help on the usage of this program, please use the option -h."
+
+
+@dataclass(frozen=True)
+class CommandOption:
+    """One option: how many values it takes and what `-h` says about it."""
+
+    name: str
+    attribute: str
+    help: str
+    metavar: str = ""
+    """Empty for a switch."""
+
+
+OPTIONS = (
+    CommandOption("-newModel", "new_model", "Create and save an untrained model; may be followed by -train.", "MODEL.cfg"),
+    CommandOption("-train", "train", "A training session. Repeated, it goes on where it stopped.", "TRAIN.cfg"),
+    CommandOption("-test", "test", "An inference session: segment the listed scans.", "TEST.cfg"),
+    CommandOption(
+        "-model", "model", "A saved model (.save), a session's folder (its newest model), or an architecture .cfg.", "X"
+    ),
+    CommandOption("-load", "load", "The weights to start from, when -model names an architecture .cfg.", "X"),
+    CommandOption("-resetOptimizer", "reset_optimizer", "With -train: keep the weights, start optimisation anew."),
+    CommandOption("-resetopt", "reset_optimizer", "The same as -resetOptimizer."),
+    CommandOption("-dev", "device", "cpu, cuda, cuda0, cuda1, ..., gpu or auto (default).", "DEVICE"),
+    CommandOption("-check", "check", "Read and check everything the run would use; write nothing."),
+    CommandOption("-inspect", "inspect", "Describe a saved model or a model .cfg.", "X"),
+    CommandOption("-json", "json", "With -inspect: print JSON."),
+    CommandOption("-exportParameters", "export_parameters", "With -inspect: write the parameters as arrays.", "P.npz"),
+    CommandOption("-selfTest", "self_test", "Test this installation on the chosen device, in under a minute."),
+    CommandOption("-explain", "explain", "Explain the config keys that match a word.", "WORD"),
+    CommandOption("-output", "output", "With -check: also write what was found as JSON.", "FILE"),
+    CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),
+    CommandOption("-seed", "seed", "Seed of everything random (default 0).", "N"),
+    CommandOption("-version", "version", "Versions of this program, of torch, CUDA and the driver."),
+    CommandOption("-h", "help", "This help."),
+    CommandOption("--help", "help", "This help."),
+)
+_BY_NAME = {option.name: option for option in OPTIONS}
+_COMMANDS = ("new_model", "train", "test", "inspect", "self_test", "explain", "version", "help")
+
+
+@dataclass
+class Arguments:
+    """What was asked for on the command line; None or False: not given."""
+
+    new_model: Path | None = None
+    train: Path | None = None
+    test: Path | None = None
+    model: Path | None = None
+    load: Path | None = None
+    reset_optimizer: bool = False
+    device: str = "auto"
+    check: bool = False
+    inspect: Path | None = None
+    json: bool = False
+    export_parameters: Path | None = None
+    self_test: bool = False
+    explain: str | None = None
+    output: Path | None = None
+    overwrite: bool = False
+    seed: int = 0
+    version: bool = False
+    help: bool = False
+    given: tuple[str, ...] = field(default=())
+    """The options as they were written, in order."""
+
+
+def parse(words: Sequence[str]) -> Arguments:
+    """Parse the words after the program's name.
+
+    Raises:
+        CommandLineError: an unknown or abbreviated option, a missing value, a value twice, or options that
+            contradict each other.
+    """
+    arguments = Arguments()
+    given: list[str] = []
+    position = 0
+    while position < len(words):
+        word = words[position]
+        option = _find(word)
+        if any(_BY_NAME[name].attribute == option.attribute for name in given):
+            raise CommandLineError(f"{word} is given twice; give it once.")
+        given.append(word)
+        position += 1
+        if not option.metavar:
+            setattr(arguments, option.attribute, True)
+            continue
+        if position >= len(words) or words[position] in _BY_NAME:
+            raise CommandLineError(f"{word} needs a value: {word} {option.metavar}")
+        setattr(arguments, option.attribute, _convert(option, words[position]))
+        position += 1
+    arguments.given = tuple(given)
+    if not arguments.help:
+        _refuse_contradictions(arguments)
+    return arguments
+
+
+def help_text() -> str:
+    """What `-h` prints."""
+    width = max(len(option.name) + len(option.metavar) for option in OPTIONS) + 2
+    lines = ["usage: deepmedic OPTIONS   (or: python deepmedic_run.py OPTIONS)", "", "options:"]
+    for option in OPTIONS:
+        lines.append(f"  {f'{option.name} {option.metavar}'.ljust(width)} {option.help}")
+    lines += [
+        "",
+        "typical calls:",
+        "  deepmedic -newModel model.cfg -train train.cfg            create a model and train it",
+        "  deepmedic -train train.cfg -model output/cnnModels/X.save train a saved model",
+        "  deepmedic -test test.cfg -model output/cnnModels/SESSION  segment with a session's newest model",
+        "  deepmedic -train train.cfg -model X.save -check           check everything, start nothing",
+        "  deepmedic -explain learningRate                           what a config key means",
+    ]
+    return "\n".join(lines)
+
+
+def _find(word: str) -> CommandOption:
+    if word in _BY_NAME:
+        return _BY_NAME[word]
+    if not word.startswith("-"):
+        raise CommandLineError(f"'{word}' does not belong to any option. {USAGE}")
+    bare = "-" + word.lstrip("-")
+    if bare in _BY_NAME:
+        raise CommandLineError(f"Unknown option {word}: options have a single dash, {bare}.")
+    longer = [name for name in _BY_NAME if name.lower().startswith(bare.lower())]
+    near = longer or difflib.get_close_matches(bare, list(_BY_NAME), n=1)
+    if longer:
+        raise CommandLineError(f"Unknown option {word}: options are not abbreviated; did you mean {' or '.join(longer)}?")
+    advice = f" Did you mean {near[0]}?" if near else f" {USAGE}"
+    raise CommandLineError(f"Unknown option {word}.{advice}")
+
+
+def _convert(option: CommandOption, value: str) -> str | int | Path:
+    if option.attribute == "seed":
+        if not value.isdecimal() or int(value) >= 2**63:
+            raise CommandLineError(f"-seed {value}: allowed are whole numbers from 0 to {2**63 - 1}.")
+        return int(value)
+    types = {item.name: item.type for item in fields(Arguments)}
+    if types[option.attribute] == "Path | None":
+        if not value:
+            raise CommandLineError(f"{option.name} needs a path, an empty one was given.")
+        return Path(value)
+    return value
+
+
+def _refuse_contradictions(arguments: Arguments) -> None:
+    given = set(arguments.given)
+    commands = [name for name in _COMMANDS if getattr(arguments, name)]
+    if commands == ["new_model", "train"]:
+        commands = ["train"]
+    if len(commands) > 1:
+        names = [name for name in arguments.given if _BY_NAME[name].attribute in commands]
+        raise CommandLineError(f"{' and '.join(names)} cannot be given together; run one after the other.")
+    if not commands:
+        subject = " ".join(arguments.given)
+        raise CommandLineError(f"{subject + ' alone does nothing. ' if subject else ''}{USAGE}")
+    _refuse_misplaced(arguments, given)
+    if arguments.new_model and (arguments.model or arguments.load):
+        other = "-model" if arguments.model else "-load"
+        raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
+
+
+def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
+    """Refuse options that have no effect in this command."""
+    session = bool(arguments.train or arguments.test)
+    reset = next((name for name in arguments.given if _BY_NAME[name].attribute == "reset_optimizer"), None)
+    if reset and not arguments.train:
+        raise CommandLineError(f"{reset} only has a meaning with -train; add -train TRAIN.cfg or leave {reset} out.")
+    if reset and arguments.new_model:
+        raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
+    rules = (
+        (session, ("-model", "-load"), "-train or -test"),
+        (session or bool(arguments.new_model), ("-check", "-overwrite"), "-newModel, -train or -test"),
+        (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
+        (arguments.check, ("-output",), "-check"),
+    )
+    for allowed, names, partner in rules:
+        misplaced = [name for name in names if name in given]
+        if misplaced and not allowed:
+            raise CommandLineError(f"{misplaced[0]} only has a meaning with {partner}.")

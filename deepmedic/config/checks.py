@@ -1,0 +1,232 @@
+"""Cross-checks of train and test configs: keys that need, exclude or must agree with each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deepmedic.config.inference import TestConfig
+from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
+from deepmedic.config.source import Refusals, listed
+from deepmedic.config.training import TrainConfig
+
+_CHECKPOINT_ENDING = ".model.ckpt"
+_LONGEST_NAME = 100
+
+
+def refuse_unsafe_name(key: str, name: str, refusals: Refusals) -> None:
+    """Refuse a name that cannot be part of the names of files and folders."""
+    unsafe = any(character in '/\\:*?"<>|' or not character.isprintable() for character in name)
+    if unsafe or name.startswith(".") or name != name.strip() or len(name) > _LONGEST_NAME:
+        refusals.refuse(
+            key,
+            f"found {name[:40]!r}; allowed: a name that can be part of file names: at most {_LONGEST_NAME} characters, "
+            'none of / \\ : * ? " < > |, no point at the start and no blank at the ends',
+        )
+
+
+def model_path_note(path: Path | None) -> tuple[Path | None, str | None]:
+    """Return the path of a model, and a note when it named one file of a TensorFlow checkpoint and was shortened."""
+    if path is None:
+        return None, None
+    prefix, found, rest = path.name.rpartition(_CHECKPOINT_ENDING)
+    if not found or not rest:
+        return path, None
+    shortened = path.with_name(prefix + found)
+    return shortened, f"cnnModelFilePath: {path.name} is one file of a checkpoint; {shortened.name} is used"
+
+
+class SessionChecks:
+    """Checks of one train or test config; what is wrong is refused, what is only odd becomes a note."""
+
+    def __init__(self, refusals: Refusals, given: frozenset[str]) -> None:
+        self._refusals = refusals
+        self._given = given
+        self.notes: list[str] = []
+
+    def train(self, config: TrainConfig) -> None:
+        """Check what can be known without the model."""
+        refuse_unsafe_name("sessionName", config.session_name, self._refusals)
+        self._cases(config.data, "Training", "dataframe_train", labels_needed=True)
+        self._sampling(config.sampling.kind, "typeOfSamplingForTraining", "ExtractPerCategoryTraining")
+        self._sampling(config.validation_sampling.kind, "typeOfSamplingForVal", "ExtractPerCategoryVal")
+        self._proportions(config.sampling.proportions, "proportionOfSamplesToExtractPerCategoryTraining")
+        self._proportions(config.validation_sampling.proportions, "proportionOfSamplesToExtractPerCategoryVal")
+        self._schedule(config)
+        self._reweighting(config)
+        self._validation(config)
+        self._feature_map_ranges(config.validation_output, "Val")
+        self._normalisation(config.preprocessing, config.data)
+
+    def batches(self, config: TrainConfig) -> None:
+        """Check that each sub-epoch has at least one batch; batch sizes may come from the model."""
+        self._batch(config.segments_per_subepoch, "numberTrainingSegmentsLoadedOnGpuPerSubep", config.batch_size)
+        if config.validate_on_samples:
+            self._batch(
+                config.validation_segments, "numberValidationSegmentsLoadedOnGpuPerSubep", config.validation_batch_size
+            )
+
+    def test(self, config: TestConfig) -> None:
+        """Check what can be known without the model."""
+        refuse_unsafe_name("sessionName", config.session_name, self._refusals)
+        self._cases(config.data, "", "dataframe", labels_needed=False)
+        self._feature_map_ranges(config.output, "")
+        self._normalisation(config.preprocessing, config.data)
+        output = config.output
+        saves_maps = output.save_probability_maps is None or any(output.save_probability_maps)
+        scored = config.data.labels is not None or config.data.table is not None
+        if not (output.save_segmentation or saves_maps or output.save_feature_maps or scored):
+            self.notes.append("nothing is saved and there are no labels to score: this session has no results")
+
+    def _cases(self, data: DataConfig, suffix: str, table: str, labels_needed: bool) -> None:
+        channels, labels = f"channels{suffix}", f"gtLabels{suffix}"
+        if not self._refusals.usable(channels, labels, table):
+            return
+        if data.table is not None:
+            ignored = [key for key in (channels, labels, f"roiMasks{suffix}") if key in self._given]
+            if ignored:
+                self.notes.append(f"{listed(ignored)} not used, because {table} is given")
+            return
+        if data.channels is None:
+            example = f'{channels} = ["list_of_channel_1.cfg", ...]'
+            self._refusals.refuse(channels, f"is missing; give {example}, or a table with {table}")
+        if labels_needed and data.labels is None:
+            example = f'{labels} = "list_of_labels.cfg"'
+            self._refusals.refuse(labels, f"is missing; give {example}, or a table with {table}")
+
+    def _sampling(self, kind: int, type_key: str, proportions: str) -> None:
+        key = f"proportionOfSamplesTo{proportions}"
+        if kind in (1, 2) and key in self._given:
+            self.notes.append(f"{key} not used, because {type_key} is {kind}, which has a single category")
+        if kind == 2 and type_key in self._given:
+            self.notes.append(f"{type_key} = 2 draws segments as 1 does: uniformly, within the ROI if there is one")
+
+    def _proportions(self, proportions: tuple[float, ...] | None, key: str) -> None:
+        if proportions is not None and self._refusals.usable(key) and not sum(proportions) > 0:
+            self._refusals.refuse(key, f"found {list(proportions)}; allowed: shares of which at least one is above 0")
+
+    def _schedule(self, config: TrainConfig) -> None:
+        schedule = config.schedule
+        if not self._refusals.usable("typeOfLearningRateSchedule", "numberOfEpochs", "numEpochsToWaitBeforeLoweringLr"):
+            return
+        name = f'the schedule "{schedule.kind}"'
+        waiting = schedule.waiting(config.epochs)
+        if schedule.kind in ("poly", "expon") and waiting >= config.epochs:
+            self._refusals.refuse(
+                "numEpochsToWaitBeforeLoweringLr",
+                f"found {waiting:g}; allowed: less than numberOfEpochs ({config.epochs}) for {name}",
+            )
+        if schedule.kind == "predef":
+            self._predefined(schedule.predefined_epochs or (), name)
+        validation = "performValidationOnSamplesThroughoutTraining"
+        if schedule.kind == "auto" and not config.validate_on_samples and self._refusals.usable(validation):
+            self._refusals.refuse(
+                validation,
+                f"found false; allowed: true for {name}, which lowers the learning rate by the validation accuracy",
+            )
+        target = schedule.exponential_target
+        if schedule.kind == "expon" and target is not None and not schedule.theano:
+            if target[0] < 0:
+                self._refusals.refuse(("paramsForExpSchedForLrAndMom", 0), f"found {target[0]:g}; allowed: at least 0")
+            if not 0 <= target[1] <= 1:
+                self._refusals.refuse(("paramsForExpSchedForLrAndMom", 1), f"found {target[1]:g}; allowed: from 0 to 1")
+
+    def _predefined(self, epochs: tuple[int, ...], name: str) -> None:
+        key = "predefinedSchedule"
+        if not self._refusals.usable(key):
+            return
+        if not epochs:
+            self._refusals.refuse(key, f"is missing; {name} needs the epochs at which to divide, such as [17, 22, 27]")
+        elif list(epochs) != sorted(set(epochs)):
+            self._refusals.refuse(key, f"found {list(epochs)}; allowed: epochs in rising order")
+
+    def _reweighting(self, config: TrainConfig) -> None:
+        key = "reweight_classes_in_cost"
+        reweighting = config.loss.reweighting
+        if not self._refusals.usable(key):
+            return
+        if reweighting.kind == "per_c" and not reweighting.weights:
+            self._refusals.refuse((key, "prms"), 'is missing; type "per_c" needs one weight per class')
+        if reweighting.kind == "freq" and reweighting.weights:
+            self._refusals.refuse((key, "prms"), 'stands with type "freq", which computes the weights; leave it out')
+        if reweighting.schedule is not None and reweighting.schedule[0] > reweighting.schedule[1]:
+            self._refusals.refuse(
+                (key, "schedule"), f"found {list(reweighting.schedule)}; allowed: [first, last] in rising order"
+            )
+
+    def _validation(self, config: TrainConfig) -> None:
+        data = config.validation_data
+        keys = ("channelsValidation", "dataframe_val", "gtLabelsValidation")
+        if not (config.validate_on_samples or config.validate_on_volumes):
+            given = [key for key in keys if key in self._given]
+            if given:
+                self.notes.append(
+                    f"{listed(given)} not used, because neither performValidationOnSamplesThroughoutTraining nor "
+                    "performFullInferenceOnValidationImagesEveryFewEpochs is on"
+                )
+            return
+        # The Theano version segmented validation cases without labels too, when it did not validate on samples.
+        labels_needed = config.validate_on_samples or not config.schedule.theano
+        self._cases(data, "Validation", "dataframe_val", labels_needed)
+        self._names(config)
+
+    def _names(self, config: TrainConfig) -> None:
+        key = "namesForPredictionsPerCaseVal"
+        output = config.validation_output
+        saves_maps = output.save_probability_maps is None or any(output.save_probability_maps)
+        saves = output.save_segmentation or saves_maps or output.save_feature_maps
+        named = config.validation_data.names is not None or config.validation_data.table is not None
+        if config.validate_on_volumes and saves and not named and self._refusals.usable(key):
+            self._refusals.refuse(
+                key,
+                f'is missing; the predictions of validation cases are saved under its names: give {key} = "names.cfg", '
+                "or set saveSegmentationVal = false and saveProbMapsForEachClassVal to false for every class",
+            )
+
+    def _feature_map_ranges(self, output: OutputConfig, suffix: str) -> None:
+        name = "minMaxIndicesOfFmsToSaveFromEachLayerOf{}Pathway" + suffix
+        ranges = {
+            name.format("Normal"): output.feature_maps_normal,
+            name.format("Subsampled"): output.feature_maps_subsampled,
+            name.format("FullyConnected"): output.feature_maps_fc,
+        }
+        for key, layers in ranges.items():
+            for layer, limits in enumerate(layers):
+                if limits and (len(limits) != 2 or limits[0] >= limits[1]):
+                    self._refusals.refuse(
+                        (key, layer),
+                        f"found {list(limits)}; allowed: [first, last + 1] with first below last + 1, or [] for none",
+                    )
+        if output.save_feature_maps and not any(any(layers) for layers in ranges.values()):
+            self.notes.append(f"saveIndividualFms{suffix} is on, but no minMaxIndices key chooses feature maps to save")
+
+    def _normalisation(self, preprocessing: PreprocessingConfig, data: DataConfig) -> None:
+        key, zscore = "norm_zscore_prms", preprocessing.zscore
+        if not self._refusals.usable(key):
+            return
+        if zscore.all_channels and zscore.per_channel is not None:
+            self._refusals.refuse(
+                (key, "apply_per_channel"),
+                "stands together with apply_to_all_channels; keep one of them",
+            )
+        channels = len(data.channels or ())
+        given = len(zscore.per_channel or ())
+        if zscore.per_channel is not None and channels and data.table is None and given != channels:
+            self._refusals.refuse(
+                (key, "apply_per_channel"), f"found {given} entries; allowed: one per channel, {channels}"
+            )
+        percents = zscore.cutoff_percents
+        if percents is not None and percents[0] >= percents[1]:
+            self._refusals.refuse(
+                (key, "cutoff_percents"), f"found {list(percents)}; allowed: [low, high] with low below high"
+            )
+        if key in self._given and not zscore.applies:
+            self.notes.append(
+                f"{key} normalises no channel: set its apply_to_all_channels to true unless the files are normalised"
+            )
+
+    def _batch(self, segments: int, key: str, batch_size: int) -> None:
+        sizes = ("batchsize_train", "batchsize_val_samples")
+        if self._refusals.usable(key, *sizes) and segments < batch_size:
+            self._refusals.refuse(
+                key, f"found {segments}; allowed: at least one batch, {batch_size}, because incomplete ones are dropped"
+            )

@@ -1,0 +1,162 @@
+"""Loads config files: read, bind, resolve, check. The entry points for the rest of the program."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from deepmedic.config.binding import bind_known, refuse_unknown_keys
+from deepmedic.config.checks import SessionChecks, model_path_note, refuse_unsafe_name
+from deepmedic.config.fit import (
+    check_test_classes,
+    check_train_classes,
+    fit_test,
+    fit_test_config,
+    fit_train,
+    fit_train_config,
+    refuse_missing_batch_size,
+)
+from deepmedic.config.inference import TestConfig
+from deepmedic.config.kinds import config_kind, refuse_other_kind, vocabulary
+from deepmedic.config.model import ModelConfig
+from deepmedic.config.model_keys import ModelKeys
+from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
+from deepmedic.config.reader import read_config
+from deepmedic.config.resolution import ArchitectureResolver
+from deepmedic.config.source import ConfigFile, ConfigSource, Refusals
+from deepmedic.config.theano import (
+    OlderTrainSettings,
+    refuse_4d_feature_maps,
+    theano_keys,
+    theano_notice,
+)
+from deepmedic.config.training import TrainConfig
+from deepmedic.errors import ProblemList
+
+__all__ = [
+    "config_kind",
+    "fit_test_config",
+    "fit_train_config",
+    "load_model_config",
+    "load_test_config",
+    "load_train_config",
+]
+
+_MAY_COME_FROM_MODEL = frozenset({"batchsize_train"})
+
+
+def load_model_config(path: Path) -> ModelConfig:
+    """Return the model config of a file, with all defaults resolved.
+
+    Raises `ConfigError`, or `SeveralProblems` with all of them, naming file, line and key.
+    """
+    file = read_config(path)
+    refuse_other_kind(file, "model")
+    problems = ProblemList()
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary("model")
+    refuse_unknown_keys(file, words, refusals)
+    keys = bind_known(file, ModelKeys, refusals, words)
+    theano = theano_keys(file)
+    name = keys.name or ("cnnModel" if theano else "deepmedic")
+    refuse_unsafe_name("modelName", name, refusals)
+    resolver = ArchitectureResolver(keys, refusals, bool(theano))
+    architecture = resolver.architecture()
+    segments = None if architecture is None else resolver.segments(architecture)
+    problems.raise_if_any()
+    assert architecture is not None  # otherwise something was refused
+    assert segments is not None
+    return ModelConfig(
+        name=name,
+        folder_for_output=keys.folder_for_output,
+        architecture=architecture,
+        segment_size_train=segments.train,
+        segment_size_validation=segments.validation,
+        segment_size_inference=segments.inference,
+        segment_size_inference_given=keys.segment_inference is not None,
+        channel_names=keys.channel_names,
+        class_names=keys.class_names,
+        batch_size_train=keys.batch_train,
+        batch_size_validation=keys.batch_validation or keys.batch_train,
+        batch_size_inference=keys.batch_inference or keys.batch_train,
+        source=_source(file, theano, resolver.notes),
+    )
+
+
+def load_train_config(path: Path, classes: int | None = None, *, model: ModelConfig | None = None) -> TrainConfig:
+    """Return the train config of a file, checked against the number of classes, or better the model, when known.
+
+    With a model, batch sizes that the file leaves out come from it if it has them (files of the Theano version).
+    Without one, such a file gives `batch_size` None until `fit_train_config` is called with the model.
+    Raises `ConfigError`, `ModelError` or `SeveralProblems` with all problems, naming file, line and key.
+    """
+    file = read_config(path)
+    refuse_other_kind(file, "train")
+    problems = ProblemList()
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary("train")
+    refuse_unknown_keys(file, words, refusals)
+    config = bind_known(file, TrainConfig, refusals, words, _MAY_COME_FROM_MODEL)
+    older = bind_known(file, OlderTrainKeys, refusals, words)
+    theano = theano_keys(file)
+    settings = OlderTrainSettings(older, _given(file), bool(theano), refusals)
+    config = settings.apply(config)
+    model_path, note = model_path_note(config.model_path)
+    checks = SessionChecks(refusals, _given(file))
+    checks.train(config)
+    if config.batch_size is None and model is None and not theano:
+        refuse_missing_batch_size(refusals)
+    elif config.batch_size is not None and model is None:
+        checks.batches(config)
+    if classes is not None and model is None:
+        check_train_classes(config, classes, refusals)
+    notes = [*settings.notes, *checks.notes, *([note] if note else [])]
+    config = replace(config, model_path=model_path, source=_source(file, theano, notes))
+    if model is not None:
+        config = fit_train(config, model, refusals)
+    problems.raise_if_any()
+    return config
+
+
+def load_test_config(path: Path, classes: int | None = None, *, model: ModelConfig | None = None) -> TestConfig:
+    """Return the test config of a file, checked against the number of classes, or better the model, when known.
+
+    With a model, a batch size that the file leaves out comes from it if it has one (files of the Theano version).
+    Raises `ConfigError`, `ModelError` or `SeveralProblems` with all problems, naming file, line and key.
+    """
+    file = read_config(path)
+    refuse_other_kind(file, "test")
+    problems = ProblemList()
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary("test")
+    refuse_unknown_keys(file, words, refusals)
+    config = bind_known(file, TestConfig, refusals, words)
+    older = bind_known(file, OlderTestKeys, refusals, words)
+    refuse_4d_feature_maps(older.feature_maps_4d, "saveAllFmsIn4DimImage", "saveIndividualFms", refusals)
+    model_path, note = model_path_note(config.model_path)
+    checks = SessionChecks(refusals, _given(file))
+    checks.test(config)
+    if classes is not None and model is None:
+        check_test_classes(config, classes, refusals)
+    notes = [*checks.notes, *([note] if note else [])]
+    config = replace(config, model_path=model_path, source=_source(file, (), notes))
+    if model is not None:
+        config = fit_test(config, model, refusals)
+    problems.raise_if_any()
+    return config
+
+
+def _given(file: ConfigFile) -> frozenset[str]:
+    return frozenset(key for key, value in file.values.items() if value is not None)
+
+
+def _source(file: ConfigFile, theano: tuple[str, ...], notes: list[str]) -> ConfigSource:
+    notice = [theano_notice(file, theano)] if theano else []
+    return ConfigSource(
+        path=file.path,
+        dialect=file.dialect,
+        notes=(*file.notes, *notice, *(f"{file.path}: {note}" for note in notes)),
+        given=_given(file),
+        lines=file.lines,
+        theano_keys=theano,
+    )

@@ -1,0 +1,76 @@
+"""Configurations as plain dicts, for fingerprints and logs, and what changed between two of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.options import Option, Section, declaration
+from deepmedic.config.source import ConfigSource, shown
+
+_NOT_GIVEN = object()
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """Return the settings of a configuration dataclass as JSON-able dicts, lists, numbers and text.
+
+    Settings go by their key in the file, those that no key gives by their attribute. Where the config was read from
+    is left out. The order is that of the declarations, so equal settings give equal JSON.
+    """
+    return dict(_settings(config, {}))
+
+
+def settings_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Return one line "key: old -> new" for each setting that differs between two results of `to_plain`."""
+    before, after = dict(_flat(old, "")), dict(_flat(new, ""))
+    names = [*before, *(name for name in after if name not in before)]
+    return [
+        f"{name}: {_spelled(before.get(name, _NOT_GIVEN))} -> {_spelled(after.get(name, _NOT_GIVEN))}"
+        for name in names
+        if before.get(name, _NOT_GIVEN) != after.get(name, _NOT_GIVEN)
+    ]
+
+
+def _settings(config: Any, names: Mapping[str, str | None]) -> Iterator[tuple[str, Any]]:
+    for field in fields(config):
+        declared = declaration(field)
+        value = getattr(config, field.name)
+        if isinstance(value, ConfigSource):
+            continue
+        if isinstance(declared, Section):
+            yield from _settings(value, declared.keys)
+        elif isinstance(declared, Option):
+            name = names.get(field.name, declared.key)
+            if name is not None:
+                yield name, _plain(value)
+        else:
+            yield field.name, _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Architecture):
+        return value.to_dict()
+    if is_dataclass(value):
+        return dict(_settings(value, {}))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _flat(plain: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _spelled(value: Any) -> str:
+    if value is _NOT_GIVEN:
+        return "not set"
+    return "none" if value is None else shown(value)

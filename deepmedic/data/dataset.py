@@ -1,0 +1,107 @@
+"""The cases of one role (training, validation, inference), checked by their headers and read on demand."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deepmedic.config.options import Size3
+from deepmedic.config.sections import DataConfig, PreprocessingConfig
+from deepmedic.data.cases import Case, read_cases
+from deepmedic.data.padding import Padding3
+from deepmedic.data.pool import elements_for
+from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
+from deepmedic.data.volumes import CaseHeaders, check_cases, load_case
+from deepmedic.errors import ProblemList
+
+log = logging.getLogger(__name__)
+
+@dataclass(frozen=True)
+class CaseNeeds:
+    """What a network needs from every case."""
+
+    classes: int
+    margins: Padding3
+    """Unpredicted voxels before and after, by which volumes are padded."""
+    segment: Size3
+    """Smallest size of a padded volume."""
+    channels: int
+
+
+@dataclass
+class DataSet:
+    """Cases with their checked headers; `load` reads, checks and prepares the voxels of one."""
+
+    role: str
+    cases: list[Case]
+    headers: list[CaseHeaders]
+    preprocessing: PreprocessingConfig
+    needs: CaseNeeds
+    notes: list[str] = field(default_factory=list)
+    """What the user should know about the data before the run."""
+    _noted: set[int] = field(default_factory=set)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def load(self, index: int) -> PreparedCase:
+        """Read, check, pad and normalise one case.
+
+        Raises:
+            DataError: its voxels cannot be used; names case, channel and file.
+        """
+        loaded = load_case(self.cases[index], self.headers[index], self.preprocessing, self.needs.classes)
+        warning = unnormalised_warning(loaded, self.preprocessing.zscore)
+        prepared = prepare_case(loaded, self.needs.margins, self.preprocessing, self.needs.segment)
+        if index not in self._noted:
+            self._noted.add(index)
+            for note in [*prepared.notes, *([warning] if warning else [])]:
+                log.warning("%s, case %s: %s", self.role, self.cases[index].name, note)
+        return prepared
+
+    def padded_size(self, index: int) -> Size3:
+        """Size of one case after padding, from its header."""
+        shape, margins = self.headers[index].shape, self.needs.margins
+        pads = [sum(margins[axis]) if self.preprocessing.pad_images else 0 for axis in range(3)]
+        x, y, z = (max(shape[axis] + pads[axis], self.needs.segment[axis]) for axis in range(3))
+        return x, y, z
+
+    def total_elements(self) -> int:
+        """Elements of a `VolumePool` that would hold all cases."""
+        return sum(elements_for(self.padded_size(index)) for index in range(len(self)))
+
+    def median_spacing(self) -> tuple[float, float, float]:
+        """Median voxel spacing over the cases, millimetres along the array axes."""
+        x, y, z = np.median([headers.header.spacing for headers in self.headers], axis=0)
+        return float(x), float(y), float(z)
+
+
+def read_data_set(
+    config: DataConfig,
+    role: str,
+    preprocessing: PreprocessingConfig,
+    needs: CaseNeeds,
+    problems: ProblemList,
+    *,
+    needs_labels: bool,
+    categories: int | None = None,
+) -> DataSet:
+    """Read the listing files and all headers; every problem is added to `problems`, nothing is raised.
+
+    Args:
+        config: where the cases are listed.
+        role: "training", "validation" or "inference", for messages.
+        preprocessing: how cases are checked and prepared.
+        needs: what the network needs.
+        problems: collects what is wrong.
+        needs_labels: refuse cases without labels.
+        categories: number of sampling categories that weight maps must match.
+    """
+    notes: list[str] = []
+    cases = read_cases(
+        config, role, problems, notes, needs_labels=needs_labels, categories=categories, channels=needs.channels
+    )
+    headers = check_cases(cases, preprocessing, problems, notes) if cases else []
+    return DataSet(role, cases, headers, preprocessing, needs, notes)

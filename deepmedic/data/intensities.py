@@ -1,0 +1,116 @@
+"""Intensities of a case: z-score normalisation within the ROI, and how they look to a model."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from deepmedic.config.sections import ZScoreConfig
+from deepmedic.errors import DataError
+
+_QUANTILES = (0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995)
+_MOST_VOXELS = 250_000
+"""Voxels from which quantiles are estimated, evenly taken from all."""
+_FAR_MEAN, _LARGE_STD, _SMALL_STD = 3.0, 5.0, 0.2
+
+
+class WithIntensities(Protocol):
+    """A loaded or prepared case: `channels` float32 [channel, x, y, z] and `roi` bool [x, y, z] or None."""
+
+    @property
+    def channels(self) -> Any: ...
+
+    @property
+    def roi(self) -> Any: ...
+
+
+def mean_and_std(volume: np.ndarray, mask: np.ndarray | None, config: ZScoreConfig) -> tuple[float, float]:
+    """Return mean and standard deviation of the intensities that the cut-offs leave, in float64.
+
+    All cut-offs are strict and taken together: percentiles, and multiples of the standard deviation around the mean,
+    both of the voxels in the mask; and everything that is not above the mean of the whole volume. The last one drops
+    the voxels of the highest intensity too, as the original does.
+
+    Args:
+        volume: intensities [x, y, z].
+        mask: bool [x, y, z]; None: everywhere.
+        config: which cut-offs.
+
+    Raises:
+        DataError: no voxels are left, or they all have one value.
+    """
+    inside = (volume.ravel() if mask is None else volume[mask]).astype(np.float64)
+    kept = np.ones(inside.shape, bool)
+    if config.cutoff_percents is not None:
+        low, high = np.percentile(inside, config.cutoff_percents)
+        kept &= (inside > low) & (inside < high)
+    if config.cutoff_times_std is not None:
+        below, above = config.cutoff_times_std
+        mean, std = inside.mean(), inside.std()
+        kept &= (inside > mean - below * std) & (inside < mean + above * std)
+    if config.cutoff_below_mean:
+        kept &= (inside > volume.mean(dtype=np.float64)) & (inside < volume.max())
+    left = inside[kept]
+    if left.size == 0 or left.min() == left.max():
+        raise DataError(_cannot_normalise(inside, left))
+    return float(left.mean()), float(left.std())
+
+
+def unnormalised_warning(case: WithIntensities, zscore: ZScoreConfig) -> str | None:
+    """Return a warning if channels without normalisation are far from mean 0 and standard deviation 1 in the ROI."""
+    far = []
+    for number, volume in enumerate(np.asarray(case.channels)):
+        if zscore.applies_to(number) or not volume.any():
+            continue
+        inside = _inside(volume, case.roi)
+        mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        if abs(mean) > _FAR_MEAN or not _SMALL_STD < std < _LARGE_STD:
+            far.append(f"channel {number + 1} has mean {mean:.4g} and standard deviation {std:.4g}")
+    if not far:
+        return None
+    return (
+        f"INTENSITIES ARE NOT NORMALISED: within the ROI {'; '.join(far)}; a network needs about 0 and 1. Switch "
+        "normalisation on with norm_zscore_prms = {apply_to_all_channels = true}, for training and inference alike"
+    )
+
+
+def intensity_fingerprint(case: WithIntensities) -> dict[str, Any]:
+    """Return what the intensities within the ROI look like, in plain numbers for a saved model.
+
+    Keys: "quantiles", the fractions; "channels", one dict per channel with "mean", "std" and "values" at the
+    fractions, or None for a channel that is missing.
+    """
+    channels: list[dict[str, Any] | None] = []
+    for volume in np.asarray(case.channels):
+        inside = _inside(volume, case.roi)
+        if not volume.any():
+            channels.append(None)
+            continue
+        values = np.quantile(inside[:: -(-inside.size // _MOST_VOXELS)].astype(np.float64), _QUANTILES)
+        channels.append(
+            {
+                "mean": float(inside.mean(dtype=np.float64)),
+                "std": float(inside.std(dtype=np.float64)),
+                "values": [float(value) for value in values],
+            }
+        )
+    return {"quantiles": list(_QUANTILES), "channels": channels}
+
+
+def _inside(volume: np.ndarray, roi: Any) -> np.ndarray:
+    mask = None if roi is None else np.asarray(roi)
+    return volume[mask] if mask is not None and mask.any() else volume.ravel()
+
+
+def _cannot_normalise(inside: np.ndarray, left: np.ndarray) -> str:
+    remedy = (
+        "Check the image and its mask, list the channel as '-' (missing), or leave it out of normalisation with "
+        "apply_per_channel in norm_zscore_prms."
+    )
+    if inside.min() == inside.max():
+        return f"all {inside.size} voxels within the ROI have the intensity {inside[0]:g}: no z-score exists. {remedy}"
+    found = (
+        f"of {inside.size} voxels within the ROI none is left" if left.size == 0 else "the voxels left have one value"
+    )
+    return f"the cut-offs of norm_zscore_prms are too narrow for this image: {found}. Widen them. {remedy}"

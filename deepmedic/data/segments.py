@@ -1,0 +1,188 @@
+"""Segments of resident volumes: the input of every pathway, and the labels of the predicted box.
+
+All segments of a batch are cut together, by one index per voxel that is computed on the device.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.options import Size3
+from deepmedic.data.pool import VolumePool
+
+# Added to an element number for every axis along which a voxel is outside the volume: below any border element.
+_OUTSIDE = -(2**40)
+
+
+@dataclass(frozen=True)
+class SegmentGeometry:
+    """Sizes of one segment in all parallel pathways; axes x, y, z."""
+
+    input_sizes: tuple[Size3, ...]
+    """Voxels of each pathway's input, the normal pathway first."""
+    factors: tuple[Size3, ...]
+    """Voxels of the image per voxel of each pathway's input."""
+    receptive_field: Size3
+    """Of the normal pathway, which the low-resolution pathways share."""
+    output_size: Size3
+    """Voxels of the predicted box."""
+
+    @classmethod
+    def from_architecture(cls, architecture: Architecture, segment: Size3) -> SegmentGeometry:
+        """The geometry of a network for a segment of the normal pathway of the given size."""
+        return cls(
+            input_sizes=architecture.input_sizes(segment),
+            factors=tuple(pathway.factor for pathway in architecture.parallel),
+            receptive_field=architecture.normal.receptive_field,
+            output_size=architecture.output_size(segment),
+        )
+
+    @property
+    def segment(self) -> Size3:
+        """Size of the normal pathway's input."""
+        return self.input_sizes[0]
+
+    @property
+    def centre(self) -> Size3:
+        """Position of the central voxel within the segment; of an even size the voxel before the middle."""
+        x, y, z = ((size - 1) // 2 for size in self.segment)
+        return x, y, z
+
+    @property
+    def label_offset(self) -> Size3:
+        """Position of the box with labels within the segment: both have the same central voxel.
+
+        The original trains with this box. For an even receptive field it can lie one voxel off the box that is
+        predicted at inference, which keeps the odd voxel of the margin at its end.
+        """
+        x, y, z = (self.centre[axis] - (self.output_size[axis] - 1) // 2 for axis in range(3))
+        return x, y, z
+
+
+@dataclass(frozen=True)
+class SegmentBatch:
+    """A batch of segments on the device."""
+
+    inputs: tuple[torch.Tensor, ...]
+    """float32 [segment, channel, x, y, z], one per pathway."""
+    labels: torch.Tensor | None
+    """int64 [segment, x, y, z] of the predicted box."""
+
+
+def gather(
+    pool: VolumePool, geometry: SegmentGeometry, rows: torch.Tensor, centres: torch.Tensor, with_labels: bool = True
+) -> SegmentBatch:
+    """Cut segments around central voxels; see `gather_at`, from which only the reference point differs.
+
+    Args:
+        centres: int64 [segment, 3], the central voxels of the normal pathway's segments.
+    """
+    x, y, z = geometry.centre
+    return _cut(pool, geometry, (rows, centres), (-x, -y, -z), with_labels)
+
+
+def gather_at(
+    pool: VolumePool, geometry: SegmentGeometry, rows: torch.Tensor, starts: torch.Tensor, with_labels: bool = False
+) -> SegmentBatch:
+    """Cut segments that begin at given voxels.
+
+    What lies outside a volume is filled with the border values of its channels, and counts as background. Starts may
+    be negative and segments larger than the volume.
+
+    Args:
+        rows: int64 [segment], rows of the pool's table, that is positions in the list of cases last required.
+        starts: int64 [segment, 3], the first voxels of the normal pathway's segments.
+    """
+    return _cut(pool, geometry, (rows, starts), (0, 0, 0), with_labels)
+
+
+def _cut(
+    pool: VolumePool,
+    geometry: SegmentGeometry,
+    places: tuple[torch.Tensor, torch.Tensor],
+    begin: Size3,
+    with_labels: bool,
+) -> SegmentBatch:
+    """Cut segments that begin `begin` voxels after the given points; `places` are rows and points."""
+    rows, points = (tensor.to(pool.device, non_blocking=True) for tensor in places)
+    if with_labels and pool.labels is None:
+        raise ValueError("Segments with labels were asked for, but the pool keeps no labels.")
+    inputs = []
+    for size, factor in zip(geometry.input_sizes, geometry.factors, strict=True):
+        first = _sum(begin, _reach(geometry.receptive_field, factor))
+        inputs.append(_channels(pool, _elements(pool, (rows, points), first, size, factor)))
+    labels = None
+    if with_labels and pool.labels is not None:
+        first = _sum(begin, geometry.label_offset)
+        labels = pool.labels[_elements(pool, (rows, points), first, geometry.output_size, (1, 1, 1))].long()
+    return SegmentBatch(tuple(inputs), labels)
+
+
+def _channels(pool: VolumePool, elements: torch.Tensor) -> torch.Tensor:
+    """float32 [segment, channel, x, y, z] from element numbers [segment, x, y, z]."""
+    segments, channels = elements.shape[0], pool.channels.shape[0]
+    values = torch.gather(
+        pool.channels[None].expand(segments, -1, -1), 2, elements.view(segments, 1, -1).expand(-1, channels, -1)
+    )
+    return values.view(segments, channels, *elements.shape[1:])
+
+
+def _reach(receptive_field: Size3, factor: Size3) -> Size3:
+    """Return the voxels from the start of the normal segment to the first voxel of the low-resolution one.
+
+    Low-resolution voxel i of a segment that starts at s is voxel s + reach + factor * i. With an odd receptive field
+    rf that puts the first predicted low-resolution voxel on the first predicted voxel of the image:
+
+        s + reach + factor * (rf - 1) / 2 = s + (rf - 1) / 2
+
+    For an even one the original rounds differently for odd and even factors; models were trained with both. A factor
+    of 1 gives 0.
+    """
+    reach = []
+    for field, step in zip(receptive_field, factor, strict=True):
+        half = (step - 1) // 2
+        reach.append(half - half * field - (0 if step % 2 else field // 2))
+    x, y, z = reach
+    return x, y, z
+
+
+def _sum(one: Size3, other: Size3) -> Size3:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+
+
+def _elements(
+    pool: VolumePool, places: tuple[torch.Tensor, torch.Tensor], offset: Size3, size: Size3, factor: Size3
+) -> torch.Tensor:
+    """int64 [segment, x, y, z]: the element of the pool that each voxel of each segment comes from.
+
+    The segments begin `offset` voxels after the given points.
+    """
+    rows, points = places
+    starts, sizes, strides = pool.table.starts[rows], pool.table.sizes[rows], pool.table.strides[rows]
+    summands = []
+    for axis in range(3):
+        positions = _positions(points[:, axis] + offset[axis], size[axis], factor[axis])
+        outside = (positions < 0) | (positions >= sizes[:, axis, None])
+        summands.append((positions * strides[:, axis, None]).masked_fill_(outside, _OUTSIDE))
+    x, y, z = summands
+    x += starts[:, None] + 1
+    # [segment, x, y, 1] + [segment, 1, 1, z]; the first sum is small
+    elements = (x[:, :, None] + y[:, None, :])[..., None] + z[:, None, None, :]
+    # What is outside along any axis is far below zero: raise it to the element that holds the border values.
+    return torch.maximum(elements, starts[:, None, None, None], out=elements)
+
+
+def _positions(first: torch.Tensor, size: int, factor: int) -> torch.Tensor:
+    """int64 [segment, size]: voxels of the image along one axis, for segments that begin at `first` [segment].
+
+    A segment that begins before the image, at -m, does not keep its grid: its voxels m // factor, m // factor + 1, ...
+    are the voxels 0, factor, 2 * factor, ... of the image, whatever m is. Existing models were trained with this
+    shift by m modulo factor, so it is part of the function they compute.
+    """
+    slots = torch.arange(size, device=first.device)
+    before = torch.where(first < 0, -first // factor, 0)
+    begin = first.clamp(min=0)
+    return begin[:, None] + (slots - before[:, None]) * factor

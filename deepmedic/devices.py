@@ -1,0 +1,130 @@
+"""The device a session computes on, and the settings of torch that decide its numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Iterator
+
+import torch
+
+from deepmedic import nvidia
+from deepmedic.config.sections import ExecutionConfig
+from deepmedic.errors import CommandLineError, ResourceError
+
+log = logging.getLogger(__name__)
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the torch device for the value of `-dev`: cpu, cuda, cudaN, gpu or auto.
+
+    `auto` is the CUDA device with most free memory. A GPU that is there but cannot be used is never passed over in
+    silence.
+
+    Raises:
+        CommandLineError: another value.
+        ResourceError: a device asked for and absent, or a GPU that the installed torch cannot use.
+    """
+    name = wanted.lower()
+    if name == "cpu":
+        return torch.device("cpu")
+    numbered = re.fullmatch(r"(?:cuda|gpu):?(\d*)", name)
+    if not numbered and name != "auto":
+        raise CommandLineError(f"-dev {wanted}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
+    if not torch.cuda.is_available():
+        return _without_cuda(wanted, explicit=name != "auto")
+    if numbered and numbered.group(1):
+        return _usable(_existing(wanted, int(numbered.group(1))))
+    return _usable(_most_free())
+
+
+def describe(device: torch.device) -> str:
+    """Name and memory of a device, for the log."""
+    if device.type != "cuda":
+        return f"CPU with {torch.get_num_threads()} threads"
+    properties = torch.cuda.get_device_properties(device)
+    return f"{properties.name} ({device}, {properties.total_memory / 2**30:.0f} GiB)"
+
+
+def configure(device: torch.device, execution: ExecutionConfig) -> bool:
+    """Set precision and determinism of torch for a session; return whether it is deterministic.
+
+    float32 is the reference and switches TF32 off; "tf32" and "bf16" are explicit choices.
+    """
+    tf32 = execution.precision == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
+    deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
+    if deterministic and device.type == "cuda":
+        # cuBLAS is only reproducible with a fixed workspace, which it reads from the environment at its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic, warn_only=False)
+    torch.backends.cudnn.benchmark = not deterministic
+    # Filling new tensors only helps to find reads of memory that nothing wrote, and costs a third of inference on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    return deterministic
+
+
+@contextlib.contextmanager
+def autocast(device: torch.device, execution: ExecutionConfig) -> Iterator[None]:
+    """Compute convolutions in bfloat16 inside the block when the config asks for `precision = "bf16"`."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bf16"):
+        yield
+
+
+def _without_cuda(wanted: str, *, explicit: bool) -> torch.device:
+    driver = nvidia.find_driver()
+    hidden = nvidia.hidden_by_environment()
+    if driver and hidden is None:
+        built = torch.version.cuda or "no CUDA, a CPU build"
+        raise ResourceError(
+            f"This machine has {driver}, but the installed torch {torch.__version__} (built for {built}) cannot use it. "
+            f"Install a build that fits: {nvidia.install_command(driver, torch.__version__)} "
+            "- or choose the CPU with -dev cpu."
+        )
+    if explicit:
+        reason = f"CUDA_VISIBLE_DEVICES={hidden!r} hides every GPU" if driver else "no NVIDIA driver was found"
+        raise ResourceError(f"-dev {wanted}: there is no CUDA device here ({reason}); use -dev cpu or another machine.")
+    return torch.device("cpu")
+
+
+def _existing(wanted: str, index: int) -> torch.device:
+    count = torch.cuda.device_count()
+    if index >= count:
+        allowed = ", ".join(f"cuda{number}" for number in range(count))
+        raise ResourceError(f"-dev {wanted}: this machine has {count} CUDA device(s); allowed are {allowed}.")
+    return torch.device("cuda", index)
+
+
+def _most_free() -> torch.device:
+    free = [_free_memory(index) for index in range(torch.cuda.device_count())]
+    return torch.device("cuda", free.index(max(free)))
+
+
+def _free_memory(index: int) -> int:
+    try:
+        return torch.cuda.mem_get_info(index)[0]
+    except RuntimeError as error:
+        log.warning("cuda%d was left out: %s", index, error)
+        return -1
+
+
+def _usable(device: torch.device) -> torch.device:
+    """Refuse a GPU for which the installed torch has no code, before anything is computed on it."""
+    try:
+        probe = torch.ones(8, device=device)
+        total = float((probe + probe).sum())
+    except RuntimeError as error:
+        capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
+        driver = nvidia.find_driver() or nvidia.NvidiaDriver("", ())
+        raise ResourceError(
+            f"{torch.cuda.get_device_name(device)} (compute capability {capability}, driver {driver.version}) cannot be "
+            f"used by torch {torch.__version__} built for CUDA {torch.version.cuda}, which has code for "
+            f"{' '.join(torch.cuda.get_arch_list())}: {error}. "
+            f"Install a build that fits: {nvidia.install_command(driver, torch.__version__)} - or use -dev cpu."
+        ) from error
+    if total != 16.0:
+        raise ResourceError(f"{device} gives wrong sums (16 expected, found {total}); test the GPU or use -dev cpu.")
+    return device

@@ -1,0 +1,135 @@
+"""How a volume is predicted: settings, numerical precision, and what to try when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.options import Size3
+from deepmedic.data.memory import memory_limit
+from deepmedic.errors import ResourceError
+from deepmedic.inference.auto_tiling import auto_tiles
+from deepmedic.inference.forward_cost import forward_cost
+from deepmedic.inference.tiling import Tiling, tiling_by_segments
+
+log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "tf32", "bf16"]
+
+_GIB = 2**30
+_CPU = torch.device("cpu")
+_HALVINGS = 5  # of the memory for a tile, before another remedy is tried
+_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferenceSettings:
+    """How whole volumes are predicted."""
+
+    segment: Size3
+    """Input size of a tile of `tiling = "segments"`; volumes are at least that large after padding."""
+    batch_size: int = 10
+    """Most tiles computed together."""
+    tiling: Literal["segments", "auto"] = "segments"
+    precision: Precision = "float32"
+    device: torch.device = _CPU
+    tile_memory: int | None = None
+    """Bytes a batch of tiles may take with `tiling = "auto"`; None: by the size of the device's memory."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One way to predict a volume."""
+
+    tiling: Tiling
+    batch_size: int
+    device: torch.device
+    """Where the network computes."""
+    stitch_on: torch.device
+    """Where the probabilities of the whole volume are gathered."""
+
+    def __str__(self) -> str:
+        size = "x".join(map(str, self.tiling.segment))
+        return f"tiles of {size} in batches of {self.batch_size} on {self.device}, stitched on {self.stitch_on}"
+
+
+def attempts(
+    architecture: Architecture, volume: Size3, roi: torch.Tensor | None, settings: InferenceSettings
+) -> Iterator[Attempt]:
+    """Yield ways to predict a volume, each taking less memory of the device than the one before.
+
+    First smaller batches (with `tiling = "auto"` smaller tiles too), then stitching on the CPU, at last all on the CPU.
+    The result is the same, apart from rounding.
+
+    Args:
+        architecture: of the network.
+        volume: size of the padded volume.
+        roi: bool [x, y, z] or None, on any device.
+        settings: what to begin with.
+    """
+    least = None
+    for least in _on_device(architecture, volume, roi, settings):
+        yield least
+    if settings.device.type == "cpu":
+        return
+    if least is not None:
+        yield replace(least, stitch_on=_CPU)
+    roi = None if roi is None else roi.cpu()
+    yield from _on_device(architecture, volume, roi, replace(settings, device=_CPU, batch_size=1, tile_memory=None))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which torch, CUDA and Python say that memory could not be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
+
+
+@contextmanager
+def numerical_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute with that precision inside the block: float32 switches TF32 off, bf16 is torch's autocast."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def default_tile_memory(device: torch.device) -> int:
+    """Bytes for a batch of tiles: a share of the memory installed, so that a machine always chooses the same tiles."""
+    if device.type == "cuda":
+        return min(torch.cuda.get_device_properties(device).total_memory // 8, 16 * _GIB)
+    return min(memory_limit() // 8, 2 * _GIB)
+
+
+def _on_device(
+    architecture: Architecture, volume: Size3, roi: torch.Tensor | None, settings: InferenceSettings
+) -> Iterator[Attempt]:
+    device = settings.device
+    if settings.tiling == "segments":
+        tiling = tiling_by_segments(architecture, volume, settings.segment, roi)
+        batch_size = settings.batch_size
+        while batch_size:
+            yield Attempt(tiling, batch_size, device, device)
+            batch_size //= 2
+        return
+    memory = settings.tile_memory or default_tile_memory(device)
+    for _ in range(1 + _HALVINGS):
+        try:
+            tiling = auto_tiles(architecture, volume, memory, roi)
+        except ResourceError as error:
+            log.debug("%s", error)
+            return
+        per_tile = int(forward_cost(architecture, tiling.segment).memory)
+        batch_size = max(1, min(settings.batch_size, memory // per_tile, len(tiling)))
+        yield Attempt(tiling, batch_size, device, device)
+        memory = min(memory, per_tile * batch_size) // 2

@@ -1,0 +1,233 @@
+"""Result files of a session, and the record beside each case's files that says what they were made from.
+
+A record is written before a case's files, without their checksums, and again after them, with the checksums. So a case
+that a crash cut short is told from a complete one, and results of this run from those of another.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deepmedic.config.sections import OutputConfig, PreprocessingConfig
+from deepmedic.data.cases import Case, ImageRef
+from deepmedic.errors import DataError
+from deepmedic.files import sha256_of, write_json_atomically
+from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.feature_maps import FeatureRanges
+
+log = logging.getLogger(__name__)
+
+Status = Literal["match", "absent", "other run", "damaged"]
+
+_RECORD_FORMAT = 1
+_DECIDE_NOTHING = ("norm_verbosity", "check_inputs", "affine_tolerance", "allow_skipped_cases")
+"""Options of preprocessing that do not change a number."""
+
+
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a run has in common for all cases."""
+
+    model_sha256: str
+    settings: Mapping[str, Any]
+    """Everything else that decides the numbers; plain values."""
+
+    @classmethod
+    def of(cls, model_sha256: str, inference: InferenceSettings, preprocessing: PreprocessingConfig) -> RunIdentity:
+        """Of a model, by the SHA-256 of its file, and the settings it is used with."""
+        settings = {"tiling": inference.tiling, "segment": inference.segment, "precision": inference.precision}
+        prepared = {key: value for key, value in asdict(preprocessing).items() if key not in _DECIDE_NOTHING}
+        return cls(model_sha256, {**settings, **prepared})
+
+
+@dataclass(frozen=True)
+class ResultFiles:
+    """Names of the files that a session writes for a case, below `predictions/<session>/`."""
+
+    folder: Path
+    output: OutputConfig
+    classes: int
+    feature_maps: FeatureRanges = field(default_factory=dict)
+
+    @property
+    def probability_classes(self) -> list[int]:
+        """Classes whose probability maps are saved."""
+        chosen = self.output.save_probability_maps
+        if chosen is None:
+            return list(range(self.classes))
+        return [number for number in range(self.classes) if number < len(chosen) and chosen[number]]
+
+    def segmentation(self, name: str) -> Path:
+        return self._prediction(name, self._suffix("segm", "Segm"))
+
+    def probability(self, name: str, class_number: int) -> Path:
+        return self._prediction(name, f"{self._suffix('prob', 'ProbMapClass')}{class_number}")
+
+    def feature_map(self, name: str, pathway: int, layer: int, number: int) -> Path:
+        return self.folder / "features" / f"{name}_pathway{pathway}_layer{layer}_fm{number}.nii.gz"
+
+    def record(self, name: str) -> Path:
+        return self.folder / "predictions" / f"{name}.json"
+
+    def all_of(self, name: str) -> list[Path]:
+        """Every image that is saved for a case."""
+        paths = [self.segmentation(name)] if self.output.save_segmentation else []
+        paths += [self.probability(name, number) for number in self.probability_classes]
+        for pathway, layers in self.feature_maps.items():
+            for layer, (first, end) in layers.items():
+                paths += [self.feature_map(name, pathway, layer, number) for number in range(first, end)]
+        return paths
+
+    def _prediction(self, name: str, suffix: str) -> Path:
+        return self.folder / "predictions" / f"{name}_{suffix}.nii.gz"
+
+    def _suffix(self, key: str, default: str) -> str:
+        return (self.output.suffixes or {}).get(key, default)
+
+
+@dataclass(frozen=True)
+class ExistingResults:
+    """What lies in the output folder for a case."""
+
+    status: Status
+    reason: str = ""
+    """What differs from this run, or what is damaged; for messages."""
+    evaluation: Mapping[str, Any] | None = None
+    """Of a match that was evaluated: what `write_record` was given."""
+
+
+def output_name(index: int, case: Case) -> str:
+    """Name of a case's files, relative to the folder of predictions; by default as in the original."""
+    return case.output_name or f"pred_case{index}"
+
+
+def case_fingerprint(case: Case, run: RunIdentity) -> dict[str, Any]:
+    """What the results of one case are made from; plain values.
+
+    What the files hold counts, not where they lie.
+
+    Raises:
+        DataError: an input file cannot be read.
+    """
+    inputs = {f"channel {number}": _contents(ref) for number, ref in enumerate(case.channels, 1)}
+    inputs["roi"] = _contents(case.roi)
+    plain_settings = json.loads(json.dumps(dict(run.settings)))
+    return {"format": _RECORD_FORMAT, "model": run.model_sha256, "settings": plain_settings, "inputs": inputs}
+
+
+def labels_fingerprint(case: Case) -> dict[str, Any] | None:
+    """The labels that a case was evaluated on; they decide its metrics, not its results."""
+    return _contents(case.labels)
+
+
+def existing_results(case: Case, name: str, files: ResultFiles, fingerprint: Mapping[str, Any]) -> ExistingResults:
+    """Judge what the output folder holds for a case.
+
+    "match": all files are there and are, byte for byte, what this run would write. "damaged": of this run, but not
+    complete or not as they were written. "other run": made from something else, or of unknown origin.
+    """
+    wanted = files.all_of(name)
+    record = _read_record(files.record(name))
+    if record is None:
+        present = [path for path in wanted if path.exists()]
+        if present:
+            return ExistingResults("other run", f"{present[0].name} has no record of what it was made from")
+        return ExistingResults("absent")
+    difference = _difference(record, fingerprint)
+    written: dict[str, str] = record.get("results") or {}
+    if difference:
+        present = [path for path in [*wanted, *(files.folder / relative for relative in written)] if path.exists()]
+        return ExistingResults("other run", difference) if present else ExistingResults("absent")
+    for path in wanted:
+        problem = _problem(path, written.get(_relative(path, files.folder)))
+        if problem:
+            return ExistingResults("damaged", problem)
+    if record.get("labels") != labels_fingerprint(case):
+        return ExistingResults("damaged", "they were evaluated on other labels")
+    return ExistingResults("match", evaluation=record.get("evaluation"))
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is recorded about the results of one case."""
+
+    fingerprint: Mapping[str, Any]
+    labels: Mapping[str, Any] | None = None
+    """Of `labels_fingerprint`."""
+    evaluation: Mapping[str, Any] | None = None
+    """Scores on these labels, plain values."""
+
+
+def write_record(name: str, files: ResultFiles, record: Record, written: Sequence[Path] | None = None) -> None:
+    """Write the record of a case: before its files without `written`, after them with all that were written.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    results = None if written is None else {_relative(path, files.folder): sha256_of(path) for path in written}
+    content = {"labels": record.labels, "evaluation": record.evaluation, "results": results}
+    write_json_atomically(files.record(name), {**record.fingerprint, **content})
+
+
+def remove_other_results(name: str, files: ResultFiles) -> None:
+    """Remove the images that the present record of a case lists and this run does not write."""
+    record = _read_record(files.record(name)) or {}
+    folder, wanted = files.folder.resolve(), {path.resolve() for path in files.all_of(name)}
+    for relative in record.get("results") or {}:
+        path = (folder / relative).resolve()
+        # Only images below this folder: the record is a file that anyone may have edited.
+        if path not in wanted and path.is_relative_to(folder) and path.name.endswith(".nii.gz"):
+            path.unlink(missing_ok=True)
+
+
+def _contents(ref: ImageRef | None) -> dict[str, Any] | None:
+    """Size and checksum of an image's file; None for a missing image."""
+    if ref is None:
+        return None
+    try:
+        content: dict[str, Any] = {"bytes": ref.path.stat().st_size, "sha256": sha256_of(ref.path)}
+    except OSError as problem:
+        raise DataError(f"{ref}: the file cannot be read ({problem.strerror}); listed at {ref.listed_at}.") from problem
+    return content if ref.volume is None else {**content, "volume": ref.volume}
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) and record.get("format") == _RECORD_FORMAT else None
+
+
+def _difference(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> str:
+    """What a record was made from and this run is not; empty if they agree."""
+    if record.get("model") != fingerprint["model"]:
+        return f"made by another model (SHA-256 {str(record.get('model'))[:12]}..., now {fingerprint['model'][:12]}...)"
+    for part in ("settings", "inputs"):
+        found, wanted = record.get(part) or {}, fingerprint[part]
+        differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+        if differing and part == "settings":
+            return "made with other settings: " + ", ".join(
+                f"{key} was {found.get(key)}, now {wanted.get(key)}" for key in differing
+            )
+        if differing:
+            return f"made from other images: {', '.join(differing)}"
+    return ""
+
+
+def _problem(path: Path, sha256: str | None) -> str:
+    """Why a result file cannot be kept; empty if it can."""
+    if not path.is_file():
+        return f"{path.name} is missing"
+    if sha256 is None:
+        return f"{path.name} was not finished"
+    return "" if sha256_of(path) == sha256 else f"{path.name} was changed after it was written"
+
+
+def _relative(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()

@@ -1,0 +1,245 @@
+"""Segmenting a list of cases: read ahead, predict, score, save; for inference and for validation on whole volumes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from deepmedic.data.cases import Case
+from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError
+from deepmedic.inference.evaluation import CaseEvaluation, Purpose, evaluate_case, log_case, log_means, mean_dices
+from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.predictor import Prediction, Progress, predict_volume
+from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
+from deepmedic.inference.survey import Saving, remove_stale, survey
+from deepmedic.inference.writer import CaseResults, ResultWriter
+from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice, write_metrics_csv, write_metrics_json
+from deepmedic.model.network import DeepMedicNet
+
+log = logging.getLogger(__name__)
+
+
+class CaseSource(Protocol):
+    """Cases that can be read one at a time, such as `deepmedic.data.dataset.DataSet`."""
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        """The files of each case."""
+
+    def load(self, index: int) -> PreparedCase:
+        """Read and prepare one case; may be called from another thread.
+
+        Raises:
+            DataError: its voxels cannot be used.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationOptions:
+    """How a list of cases is segmented."""
+
+    inference: InferenceSettings
+    purpose: Purpose = "Testing"
+    saving: Saving | None = None
+    """None: only scores are wanted."""
+    allow_skipped_cases: bool = False
+    """Go on without the cases that cannot be read."""
+    class_names: tuple[str, ...] | None = None
+    progress: Progress | None = None
+    """Called after each batch of tiles; what it raises ends the segmentation."""
+
+
+@dataclass
+class SegmentationSummary:
+    """What came out, by index of the case."""
+
+    evaluations: dict[int, CaseEvaluation] = field(default_factory=dict)
+    computed: list[str] = field(default_factory=list)
+    """Names of the cases predicted now."""
+    kept: list[str] = field(default_factory=list)
+    """Names of the cases whose results were there already."""
+    failures: dict[str, str] = field(default_factory=dict)
+    """Name of each case left out -> why."""
+
+    @property
+    def rows(self) -> list[MetricsRow]:
+        """Of all evaluated cases, in the order of the list."""
+        return [row for _, evaluation in sorted(self.evaluations.items()) for row in evaluation.rows]
+
+    @property
+    def mean_dices(self) -> ThreeDices | None:
+        """The means that the log shows; None if no case has labels."""
+        return mean_dices([evaluation for _, evaluation in sorted(self.evaluations.items())])
+
+    @property
+    def mean_foreground_dice(self) -> float:
+        """What the best checkpoint is chosen by; nan if it is not defined for any case."""
+        return mean_foreground_dice(self.rows)
+
+    @property
+    def exit_code(self) -> int:
+        return FINISHED_WITH_SKIPPED_CASES if self.failures else 0
+
+
+def segment_cases(net: DeepMedicNet, data: CaseSource, options: SegmentationOptions) -> SegmentationSummary:
+    """Segment all cases; the next one is read while one is computed, and the one before is saved.
+
+    With `options.saving`, cases whose results this run already wrote are kept, and `metrics.csv` and `metrics.json`
+    cover all cases with labels.
+
+    Args:
+        net: on the device of `options.inference`.
+        data: the cases.
+        options: how.
+
+    Raises:
+        OutputHeldError: the output folder holds results of another run; nothing was computed or changed.
+        DataError: a case cannot be used and cases may not be skipped; those before it are saved.
+        ResourceError: memory or disk are not enough.
+        ModelError: probabilities are not finite.
+    """
+    started = time.monotonic()
+    log.info("Starting full Segmentation of %s subjects", options.purpose)
+    summary = SegmentationSummary()
+    existing = survey(data.cases, options.saving)
+    for index, results in existing.items():
+        _keep(index, data.cases[index], results, options, summary)
+    remaining = [index for index in range(len(data.cases)) if index not in existing]
+    with ExitStack() as stack:
+        writer = None
+        if options.saving is not None:
+            remove_stale(data.cases, options.saving.files)
+            writer = stack.enter_context(ResultWriter(options.saving.files))
+        run = _Run(net, options, writer, summary)
+        for index, read in stack.enter_context(_reading_ahead(data, remaining, options)):
+            log.info("Segmenting subject with index #%d: %s", index, data.cases[index].name)
+            try:
+                found = read()
+            except DataError as problem:
+                _skip(data.cases[index], problem, run)
+            else:
+                _segment(index, data.cases[index], found, run)
+    _report(options, summary)
+    log.info("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
+    log.info("Finished full Segmentation of %s subjects", options.purpose)
+    return summary
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One case, read."""
+
+    prepared: PreparedCase
+    record: Record | None
+    """What its results are made from, when they are saved."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    net: DeepMedicNet
+    options: SegmentationOptions
+    writer: ResultWriter | None
+    summary: SegmentationSummary
+
+
+def _skip(case: Case, problem: DataError, run: _Run) -> None:
+    """Note a case that cannot be read, or refuse to go on without it."""
+    if not run.options.allow_skipped_cases:
+        raise problem
+    log.warning("%s is skipped: %s", case.name, problem)
+    run.summary.failures[case.name] = str(problem)
+
+
+def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
+    """Predict, score and save one case."""
+    options, prepared = run.options, found.prepared
+    if prepared.roi is not None and not prepared.roi.any():
+        log.warning("%s: the ROI mask is empty, so the result is background everywhere.", case.name)
+    started = time.monotonic()
+    wanted = run.writer.files.feature_maps if run.writer else {}
+    prediction = predict_volume(run.net, prepared, options.inference, wanted, options.progress)
+    log.info("TIMING: Segmentation of subject: %.2f secs.", time.monotonic() - started)
+    evaluation = _evaluate(case, prepared, prediction, options)
+    if evaluation is not None:
+        run.summary.evaluations[index] = evaluation
+        log_case(options.purpose, index, evaluation.dices)
+    if run.writer is not None and found.record is not None:
+        record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
+        run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.header, record))
+    run.summary.computed.append(case.name)
+
+
+def _evaluate(
+    case: Case, prepared: PreparedCase, prediction: Prediction, options: SegmentationOptions
+) -> CaseEvaluation | None:
+    if prepared.labels is None:
+        return None
+    sides = zip(prepared.padding, prepared.size, strict=True)
+    inside = tuple(slice(low, size - high) for (low, high), size in sides)
+    roi = None if prepared.roi is None else prepared.roi[inside]
+    labels = prepared.labels[inside]
+    return evaluate_case(case.name, prediction, labels, roi, prepared.header.spacing, options.class_names)
+
+
+@contextmanager
+def _reading_ahead(
+    data: CaseSource, indices: Sequence[int], options: SegmentationOptions
+) -> Iterator[Iterator[tuple[int, Callable[[], _Read]]]]:
+    """Give each case's index and a call that returns the case or raises; the case after it is being read already."""
+
+    def read(index: int) -> _Read:
+        prepared = data.load(index)
+        if options.saving is None:
+            return _Read(prepared, None)
+        case = data.cases[index]
+        return _Read(prepared, Record(case_fingerprint(case, options.saving.run), labels_fingerprint(case)))
+
+    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+
+    def ahead() -> Iterator[tuple[int, Callable[[], _Read]]]:
+        reading: deque[tuple[int, Future[_Read]]] = deque()
+        for index in indices:
+            reading.append((index, reader.submit(read, index)))
+            if len(reading) > 1:
+                earlier, case = reading.popleft()
+                yield earlier, case.result
+        for last, case in reading:
+            yield last, case.result
+
+    try:
+        yield ahead()
+    finally:
+        reader.shutdown(cancel_futures=True)
+
+
+def _keep(
+    index: int, case: Case, found: ExistingResults, options: SegmentationOptions, summary: SegmentationSummary
+) -> None:
+    log.info("Results of subject with index #%d are kept: %s", index, case.name)
+    summary.kept.append(case.name)
+    if found.evaluation is not None:
+        summary.evaluations[index] = CaseEvaluation.from_plain(found.evaluation)
+        log_case(options.purpose, index, summary.evaluations[index].dices)
+
+
+def _report(options: SegmentationOptions, summary: SegmentationSummary) -> None:
+    means = summary.mean_dices
+    if means is not None:
+        log_means(options.purpose, means)
+    if options.saving is not None:
+        tables = {"metrics.csv": write_metrics_csv, "metrics.json": write_metrics_json}
+        for name, write in tables.items():
+            path = options.saving.files.folder / name
+            if summary.evaluations:
+                write(path, summary.rows)
+            else:
+                path.unlink(missing_ok=True)  # of an earlier run, which had labels
+    if summary.failures:
+        log.warning("%d cases were skipped: %s", len(summary.failures), ", ".join(summary.failures))

@@ -1,0 +1,241 @@
+"""The layers of a block: normalisation, activation, dropout and convolution.
+
+Attributes that hold tensors are named after their role in canonical parameter names (`weight`, `bn_gamma`, ...).
+Shapes: B batch, C channels, N rolling window; images are [B, C, x, y, z].
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from deepmedic import geometry
+from deepmedic.config.architecture import ActivationName, Padding
+from deepmedic.config.options import Size3
+from deepmedic.errors import ConfigError
+
+_ALL_BUT_CHANNELS = (0, 2, 3, 4)
+_SMALLEST_DROPOUT_RATE = 0.001
+
+
+class Bias(nn.Module):
+    """Add one number per channel."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images + self.bias.to(images.dtype).view(1, -1, 1, 1, 1)
+
+
+class RollingBatchNorm(nn.Module):
+    """Batch normalisation whose statistics for inference are means over the last N training batches.
+
+    Ioffe and Szegedy, "Batch Normalization" (2015), with a window of batches in place of an exponential average.
+    Statistics are computed and kept in float32 whatever the type of the images. Rows of the window start at mean 0 and
+    variance 1; each training batch overwrites the next row with its mean and its biased variance.
+
+    A channel that is constant over the batch has nothing to scale: it becomes `bn_beta` and passes no gradient on.
+    """
+
+    bn_mean_rolling: Tensor
+    bn_var_rolling: Tensor
+    next_row: Tensor
+
+    def __init__(self, channels: int, window: int, epsilon: float) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.stored_statistics_only = False
+        """Normalise with the stored statistics in training too, and leave them as they are (frozen layers)."""
+        self.bn_gamma = nn.Parameter(torch.ones(channels))
+        self.bn_beta = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("bn_mean_rolling", torch.zeros(window, channels))
+        self.register_buffer("bn_var_rolling", torch.ones(window, channels))
+        self.register_buffer("next_row", torch.zeros(1, dtype=torch.int64))
+
+    @property
+    def bn_mean(self) -> Tensor:
+        """Mean that inference subtracts, [C]."""
+        return self.bn_mean_rolling.mean(dim=0)
+
+    @property
+    def bn_var(self) -> Tensor:
+        """Variance that inference divides by, [C]."""
+        return self.bn_var_rolling.mean(dim=0)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.stored_statistics_only or not self.training:
+            return _normalize(images, self.bn_gamma, self.bn_beta, self.bn_mean, self.bn_var, self.epsilon)
+        mean, variance = self._batch_statistics(images)
+        self._remember(mean, variance)
+        return _NormalizeByBatch.apply(images, self.bn_gamma, self.bn_beta, mean, variance, self.epsilon)
+
+    @torch.no_grad()
+    def _batch_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of each channel, [C] each; variance 0 for channels that are constant.
+
+        A deviation below one unit in the last place of the mean counts as constant: it is the rounding error of a
+        convolution over constant input, or of a mean that float32 cannot represent, and carries no information.
+        """
+        statistics_type = self.bn_mean_rolling.dtype
+        variance, mean = torch.var_mean(images.to(statistics_type), dim=_ALL_BUT_CHANNELS, correction=0)
+        varies = variance.sqrt() > torch.finfo(statistics_type).eps * mean.abs()
+        return mean, torch.where(varies, variance, 0.0)
+
+    @torch.no_grad()
+    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+        # The row number stays on the device: reading it here would make every training step wait for the device.
+        self.bn_mean_rolling.index_copy_(0, self.next_row, mean[None])
+        self.bn_var_rolling.index_copy_(0, self.next_row, variance[None])
+        self.next_row.copy_((self.next_row + 1) % len(self.bn_mean_rolling))
+
+
+def _normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
+    # Variance 0 marks a constant channel; what differs from its mean would be blown up by 1 / sqrt(epsilon).
+    gamma = torch.where(variance > 0, gamma, 0.0)
+    return functional.batch_norm(images, mean, variance, gamma, beta, training=False, eps=epsilon)
+
+
+class _NormalizeByBatch(torch.autograd.Function):
+    """Normalise images by their own statistics, given as `mean` and biased `variance`.
+
+    The gradient takes into account that both depend on the images. Composing the same from differentiable operations
+    reads and writes the images about five times as often.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
+    ) -> Tensor:
+        inverse_std = torch.where(variance > 0, (variance + epsilon).rsqrt(), 0.0)  # 0: no gradient for constants
+        ctx.save_for_backward(images, gamma, mean, inverse_std)
+        ctx.epsilon = epsilon
+        return _normalize(images, gamma, beta, mean, variance, epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        images, gamma, mean, inverse_std = ctx.saved_tensors
+        needed = list(ctx.needs_input_grad[:3])
+        gradients = torch.ops.aten.native_batch_norm_backward(
+            gradient, images, gamma, None, None, mean, inverse_std, True, ctx.epsilon, needed
+        )
+        return *gradients, None, None, None
+
+
+class PReLU(nn.Module):
+    """Leaky rectifier with a learnt slope per channel (He et al., "Delving Deep into Rectifiers", 2015)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.prelu_alpha = nn.Parameter(torch.full((channels,), 0.01))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.prelu(images, self.prelu_alpha.to(images.dtype))
+
+
+def build_activation(name: ActivationName, channels: int) -> nn.Module:
+    """Return the activation of that name; "selu" is Klambauer et al., "Self-Normalizing Neural Networks" (2017)."""
+    match name:
+        case "linear":
+            return nn.Identity()
+        case "relu":
+            return nn.ReLU()
+        case "prelu":
+            return PReLU(channels)
+        case "elu":
+            return nn.ELU()
+        case "selu":
+            return nn.SELU()
+    raise ConfigError(f'unknown activation "{name}"; allowed are linear, relu, prelu, elu, selu')
+
+
+class Dropout(nn.Module):
+    """Dropout that scales at inference: training zeroes a share of the values, inference multiplies by what is kept.
+
+    Srivastava et al., "Dropout" (2014), in its first form; `torch.nn.Dropout` scales in training instead. Rates below
+    0.001 count as none. Random numbers come from the global generator of the device.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, images: Tensor) -> Tensor:
+        if self.rate < _SMALLEST_DROPOUT_RATE:
+            return images
+        kept = 1.0 - self.rate
+        return images * (torch.empty_like(images).bernoulli_(kept) if self.training else kept)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
+
+
+class Convolution(nn.Module):
+    """3D convolution without bias; "mirror" padding repeats the voxel at the edge, "zero" adds zeros."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size3, padding: Padding) -> None:
+        super().__init__()
+        self.padding = padding
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return _convolve(images, self.weight, self.padding)
+
+
+class LowRankConvolution(nn.Module):
+    """Three groups of planar kernels, in the planes xy, yz and xz, each for a third of the output channels.
+
+    Ioannou et al., "Training CNNs with Low-Rank Filters for Efficient Image Classification" (2016).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: Size3, padding: Padding) -> None:
+        super().__init__()
+        third = out_channels // 3
+        if third == 0:
+            raise ConfigError(f"a low-rank layer needs at least 3 feature maps, this one has {out_channels}")
+        x, y, z = kernel
+        self.kernel = kernel
+        self.padding = padding
+        self.weight_x = nn.Parameter(torch.empty(third, in_channels, x, y, 1))
+        self.weight_y = nn.Parameter(torch.empty(third, in_channels, 1, y, z))
+        self.weight_z = nn.Parameter(torch.empty(out_channels - 2 * third, in_channels, x, 1, z))
+
+    def forward(self, images: Tensor) -> Tensor:
+        weights = (self.weight_x, self.weight_y, self.weight_z)
+        return torch.cat([_convolve(self._crop(images, weight), weight, self.padding) for weight in weights], dim=1)
+
+    def _crop(self, images: Tensor, weight: Tensor) -> Tensor:
+        """Cut off, along the axis that `weight` does not span, what a full unpadded kernel would cut off."""
+        if self.padding != "valid":
+            return images
+        for axis, (full, own) in enumerate(zip(self.kernel, weight.shape[2:], strict=True), 2):
+            images = images.narrow(axis, (full - own) // 2, images.shape[axis] - (full - own))
+        return images
+
+
+def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
+    """Cross-correlate [B, in, x, y, z] with [out, in, x, y, z]; padding keeps the size, the odd voxel goes after."""
+    _, _, width, height, depth = weight.shape
+    x, y, z = geometry.same_size_padding((width, height, depth))
+    if padding == "mirror":
+        images = _mirror_pad(images, (x, y, z))
+    elif padding == "zero":
+        images = functional.pad(images, (*z, *y, *x))
+    return functional.conv3d(images, weight)
+
+
+def _mirror_pad(images: Tensor, sides: geometry.Sides3) -> Tensor:
+    """Pad as in cba|abc|cba: the edge voxel is repeated, unlike in torch's "reflect"."""
+    for axis, (before, after) in enumerate(sides, 2):
+        if before or after:
+            size = images.shape[axis]
+            first = images.narrow(axis, 0, before).flip(axis)
+            last = images.narrow(axis, size - after, after).flip(axis)
+            images = torch.cat([first, images, last], dim=axis)
+    return images

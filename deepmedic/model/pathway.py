@@ -1,0 +1,93 @@
+"""A pathway: pre-activation blocks in sequence, some of them with residual connections.
+
+Shapes: images are [B, channels, x, y, z].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepmedic import geometry
+from deepmedic.config.architecture import Architecture, Pathway
+from deepmedic.config.options import Size3
+from deepmedic.model.layers import Bias, Convolution, Dropout, LowRankConvolution, RollingBatchNorm, build_activation
+
+Watcher = Callable[[int, Tensor], None]
+"""Is shown each 1-based layer and the output of its convolution."""
+
+
+class Block(nn.Module):
+    """Batch norm or bias, activation, dropout, convolution (He et al., "Identity Mappings", 2016)."""
+
+    def __init__(
+        self, architecture: Architecture, pathway: Pathway, layer: int, in_channels: int, *, sees_image: bool
+    ) -> None:
+        """Build the 1-based `layer` of `pathway`; `sees_image`: its input is the image, not feature maps."""
+        super().__init__()
+        index = layer - 1
+        normalized = architecture.batch_norm_window > 0 and not sees_image
+        self.normalization = (
+            RollingBatchNorm(in_channels, architecture.batch_norm_window, architecture.batch_norm_epsilon)
+            if normalized
+            else Bias(in_channels)
+        )
+        self.activation = build_activation("linear" if sees_image else architecture.activation, in_channels)
+        self.dropout = Dropout(pathway.dropout_rates[index])
+        convolution = LowRankConvolution if layer in pathway.low_rank_layers else Convolution
+        self.convolution = convolution(
+            in_channels, pathway.feature_maps[index], pathway.kernels[index], pathway.paddings[index]
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.convolution(self.dropout(self.activation(self.normalization(images))))
+
+
+class BlockSequence(nn.Module):
+    """The blocks of one pathway."""
+
+    def __init__(self, architecture: Architecture, pathway: Pathway, in_channels: int) -> None:
+        super().__init__()
+        self.pathway = pathway
+        is_parallel = pathway is not architecture.fc
+        channels = (in_channels, *pathway.feature_maps)
+        self.blocks = nn.ModuleList(
+            Block(architecture, pathway, layer, channels[layer - 1], sees_image=is_parallel and layer == 1)
+            for layer in range(1, pathway.depth + 1)
+        )
+
+    def forward(self, images: Tensor, watch: Watcher | None = None) -> Tensor:
+        """Apply all blocks; `watch` is called with each 1-based layer and its output before any residual is added."""
+        block_input, previous_input = images, images
+        for layer, block in enumerate(self.blocks, 1):
+            output = block(block_input)
+            if watch is not None:
+                watch(layer, output)
+            if layer in self.pathway.residual_layers:
+                output = _add_residual(output, previous_input)
+            block_input, previous_input = output, block_input
+        return block_input
+
+
+def _add_residual(output: Tensor, earlier: Tensor) -> Tensor:
+    """Add the central part of an earlier layer's input; channels it lacks count as zero, surplus ones are cut."""
+    size, earlier_size = spatial_size(output), spatial_size(earlier)
+    start = geometry.residual_crop_start(earlier_size, size)
+    pads = [0, output.shape[1] - earlier.shape[1]]  # last axis first, before and after; below 0 cuts
+    for axis in range(3):
+        pads = [-start[axis], start[axis] + size[axis] - earlier_size[axis], *pads]
+    return output + functional.pad(earlier, pads)
+
+
+def crop(images: Tensor, start: Size3, size: Size3) -> Tensor:
+    """Return the box of `size` voxels that begins at `start`, [..., x, y, z]."""
+    (x, y, z), (width, height, depth) = start, size
+    return images[..., x : x + width, y : y + height, z : z + depth]
+
+
+def spatial_size(images: Tensor) -> Size3:
+    """Return the size of images [B, channels, x, y, z] in voxels."""
+    x, y, z = images.shape[2:]
+    return x, y, z

@@ -1,0 +1,121 @@
+"""A saved model: everything of a `.save` file as one typed object, and the network built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.model import ModelConfig
+from deepmedic.errors import ModelError
+from deepmedic.model import parameters
+from deepmedic.model.network import DeepMedicNet
+
+
+@dataclass
+class DataDescription:
+    """What the training data of a model looked like; all None for a model that was never trained."""
+
+    spacing: tuple[float, float, float] | None = None
+    """Median voxel spacing in millimetres along the array axes."""
+    axis_order: str | None = None
+    """For instance "LPS": where the array axes point to."""
+    orientation: str | None = None
+    """The key `orientation` in training."""
+    zscore: dict[str, Any] | None = None
+    """The normalisation used in training, by the sub-keys of `norm_zscore_prms`."""
+    pad_images: bool | None = None
+    intensities: list[dict[str, Any]] | None = None
+    """`intensity_fingerprint` of the first cases, after normalisation."""
+
+
+@dataclass
+class SavedModel:
+    """The content of a `.save` file; parameter names are the canonical ones."""
+
+    config: ModelConfig
+    parameters: dict[str, torch.Tensor]
+    """Trained parameters and batch-norm rolling arrays."""
+    dialect: str = "toml"
+    """Where the model came from: "toml" or "python" config, or "tensorflow"; decides the default tiling."""
+    data: DataDescription = field(default_factory=DataDescription)
+    rolling_rows: dict[str, int] = field(default_factory=dict)
+    """Next row of each batch-norm rolling array."""
+    start_parameters: dict[str, torch.Tensor] | None = None
+    """The parameters before the first training step; None for a model that was never trained."""
+    training: dict[str, Any] | None = None
+    """State of the training session; None for a model that was never trained or without optimiser state."""
+    provenance: dict[str, Any] | None = None
+    """What the model was made from."""
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def architecture(self) -> Architecture:
+        return self.config.architecture
+
+    @property
+    def trained(self) -> bool:
+        return self.start_parameters is not None
+
+    def to_content(self) -> dict[str, Any]:
+        """Plain types and tensors, as `checkpoints.save` takes them, with the keys that it looks for."""
+        content: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(self)}
+        content["config"] = self.config.to_dict()
+        content["data"] = vars(self.data).copy()
+        content["modelName"] = self.name
+        if self.training is not None:
+            content["session"] = self.training["session"]
+            content["counter"] = self.training["save_index"]
+        return content
+
+    @classmethod
+    def from_content(cls, content: dict[str, Any], source: str) -> SavedModel:
+        """The inverse of `to_content`; `source` names the file in messages.
+
+        Raises:
+            ModelError: the content lacks something or is of another shape.
+        """
+        names = {item.name for item in fields(cls)}
+        try:
+            values = {name: value for name, value in content.items() if name in names}
+            values["config"] = ModelConfig.from_dict(values["config"])
+            values["data"] = DataDescription(**values["data"])
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"{source}: this file is whole but is not a model of this program ({type(error).__name__}: {error}); "
+                "name a file that -newModel or -train wrote."
+            ) from error
+
+    @classmethod
+    def new(cls, config: ModelConfig, seed: int) -> SavedModel:
+        """An untrained model with parameters drawn from `seed`."""
+        network = DeepMedicNet(config.architecture, seed=seed)
+        return cls(
+            config=config,
+            parameters=tensors_of(network),
+            dialect=config.source.dialect,
+            provenance={"kind": "new", "seed": seed},
+        )
+
+    def network(self) -> DeepMedicNet:
+        """Build the network with these parameters, on the CPU and in inference mode.
+
+        Raises:
+            ModelError: parameters are missing, unexpected or of another shape than the architecture says.
+        """
+        network = DeepMedicNet(self.architecture)
+        parameters.load_tensors(network, self.parameters)
+        if self.rolling_rows:
+            parameters.set_rolling_rows(network, self.rolling_rows)
+        return network.eval()
+
+
+def tensors_of(network: DeepMedicNet) -> dict[str, torch.Tensor]:
+    """A copy of all parameters and rolling arrays on the CPU, by canonical name."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.named_tensors(network).items()}

@@ -1,0 +1,113 @@
+"""What a session will need, estimated from headers before it starts: memory, disk and, on request, time."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import torch
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.options import Size3
+from deepmedic.config.training import TrainConfig
+from deepmedic.data.dataset import DataSet
+from deepmedic.data.memory import bytes_as_text, memory_limit
+from deepmedic.data.source import layout_of
+from deepmedic.errors import ResourceError
+from deepmedic.files import free_bytes
+from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.saved import SavedModel
+
+_GIB = 2**30
+_FLOAT = 4
+# Parameters, those at the start, and up to two accumulators of the optimiser.
+_COPIES_OF_PARAMETERS = 4
+_SHARE_OF_MEMORY = 0.5
+"""Of what the device has, for resident volumes, when `memoryBudget` is not given."""
+
+
+def volume_bytes(data: DataSet) -> int:
+    """Bytes of all cases of a data set once they are resident."""
+    return data.total_elements() * layout_of(data).bytes_per_voxel
+
+
+def volume_budget(config: TrainConfig, device: torch.device) -> int:
+    """Bytes that resident volumes may take: `memoryBudget`, or half of the device's memory."""
+    if config.execution.memory_budget is not None:
+        return int(config.execution.memory_budget * _GIB)
+    if device.type == "cuda":
+        return int(_SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
+    return int(_SHARE_OF_MEMORY * memory_limit())
+
+
+def training_disk(config: TrainConfig, model: SavedModel, volumes: DataSet | None) -> int:
+    """Bytes that a training session may write: its checkpoints and the results of validation."""
+    one = _COPIES_OF_PARAMETERS * parameter_bytes(model)
+    checkpoints = one * (config.keep_last_checkpoints + 4)
+    output = config.validation_output
+    saves = output.save_segmentation or output.save_probability_maps is None or any(output.save_probability_maps)
+    return checkpoints + (result_bytes(volumes, model.architecture.classes) if volumes is not None and saves else 0)
+
+
+def result_bytes(data: DataSet, classes: int) -> int:
+    """Bytes of segmentations and probability maps, as if they could not be compressed to less than a half."""
+    voxels = sum(shape[0] * shape[1] * shape[2] for shape in (headers.shape for headers in data.headers))
+    return voxels * (1 + _FLOAT * classes) // 2
+
+
+def parameter_bytes(model: SavedModel) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters.values())
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Refuse to start when the disk has less room than needed.
+
+    Raises:
+        ResourceError: names folder, need and what is free, or a folder that cannot be written.
+    """
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise ResourceError(f"{folder}: {existing} is not a folder that can be written; choose another folderForOutput.")
+    free = free_bytes(existing)
+    if free < needed:
+        raise ResourceError(
+            f"{folder}: this session may write {bytes_as_text(needed)}, but only {bytes_as_text(free)} are free there; "
+            "make room or choose another folderForOutput."
+        )
+
+
+def activation_bytes(architecture: Architecture, segment: Size3, batch: int, *, training: bool) -> int:
+    """Bytes of feature maps for a batch of segments; training keeps about three values per feature-map voxel."""
+    total = 0
+    for pathway, size in zip(architecture.parallel, architecture.input_sizes(segment), strict=True):
+        total += _pathway_voxels(pathway.kernels, pathway.feature_maps, size)
+    normal = architecture.normal.output_size(segment)
+    fused = sum(pathway.feature_maps[-1] for pathway in architecture.parallel)
+    total += fused * normal[0] * normal[1] * normal[2]
+    total += _pathway_voxels(architecture.fc.kernels, architecture.fc.feature_maps, normal)
+    return total * batch * _FLOAT * (3 if training else 1)
+
+
+def seconds_per_step(network: DeepMedicNet, segment: Size3, batch: int, device: torch.device) -> float:
+    """Measure forward and backward of one segment and scale it to a batch; a rough number, made in a moment."""
+    sizes = network.architecture.input_sizes(segment)
+    inputs = [torch.randn(1, network.architecture.input_channels, *size, device=device) for size in sizes]
+    network = network.to(device).train()
+    for _ in range(2):
+        started = time.perf_counter()
+        network(*inputs).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds = time.perf_counter() - started
+    return seconds * batch
+
+
+def _pathway_voxels(kernels: tuple[Size3, ...], feature_maps: tuple[int, ...], size: Size3) -> int:
+    total, x, y, z = 0, *size
+    for kernel, maps in zip(kernels, feature_maps, strict=True):
+        x, y, z = (max(1, extent - k + 1) for extent, k in zip((x, y, z), kernel, strict=True))
+        total += maps * x * y * z
+    return total

@@ -1,0 +1,104 @@
+"""`-inspect`: what a saved model or a model config is: architecture, training state, provenance, parameters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepmedic.arguments import Arguments
+from deepmedic.config.load import load_model_config
+from deepmedic.errors import ModelError
+from deepmedic.files import write_atomically
+from deepmedic.model import parameters
+from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.dispatch import is_text
+from deepmedic.sessions.start import read_model
+
+
+def inspect(arguments: Arguments) -> str:
+    """Return the text (or with `-json` the JSON) of `-inspect X`; writes the parameters when `-exportParameters` is given.
+
+    Raises:
+        ModelError: the file is missing, damaged or foreign.
+        ConfigError: a model `.cfg` with mistakes.
+    """
+    path = arguments.inspect
+    assert path is not None
+    if is_text(path):
+        model, source = SavedModel.new(load_model_config(path), arguments.seed), path
+        sha256 = None
+    else:
+        source, model, sha256 = read_model(path)
+    network = model.network()
+    if arguments.export_parameters is not None:
+        export_parameters(network, arguments.export_parameters)
+    findings = describe(model, network, source, sha256)
+    return json.dumps(findings, indent=2) if arguments.json else _text(findings)
+
+
+def export_parameters(network: DeepMedicNet, path: Path) -> None:
+    """Write all parameters, rolling arrays and the statistics derived from them as arrays by canonical name.
+
+    Raises:
+        ModelError: the path does not end in .npz.
+        ResourceError: it cannot be written.
+    """
+    if path.suffix != ".npz":
+        raise ModelError(f"-exportParameters {path}: the name must end in .npz.")
+    tensors = {**parameters.named_tensors(network), **parameters.derived_tensors(network)}
+    arrays: dict[str, Any] = {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def describe(model: SavedModel, network: DeepMedicNet, source: Path, sha256: str | None) -> dict[str, Any]:
+    """Return everything that `-inspect` shows as plain values."""
+    config = model.config
+    training = None
+    if model.training is not None:
+        shown = ("session", "seed", "position", "best", "finished", "origin")
+        training = {name: model.training[name] for name in shown}
+    return {
+        "file": str(source),
+        "sha256": sha256,
+        "name": model.name,
+        "classes": model.architecture.classes,
+        "classNames": config.class_names,
+        "inputChannels": model.architecture.input_channels,
+        "channelNames": config.channel_names,
+        "activation": model.architecture.activation,
+        "batchNormWindow": model.architecture.batch_norm_window,
+        "receptiveField": model.architecture.receptive_field,
+        "segments": {
+            "train": config.segment_size_train,
+            "validation": config.segment_size_validation,
+            "inference": config.segment_size_inference,
+        },
+        "parameters": parameters.count_parameters(network),
+        "layers": [asdict(row) for row in parameters.layer_table(network)],
+        "trained": model.trained,
+        "training": training,
+        "data": {key: value for key, value in vars(model.data).items() if key != "intensities"},
+        "provenance": model.provenance,
+    }
+
+
+def _text(findings: dict[str, Any]) -> str:
+    lines = [f"{key}: {_shown(value)}" for key, value in findings.items() if key not in ("layers", "training")]
+    lines += ["training:"]
+    lines += [f"  {key}: {_shown(value)}" for key, value in (findings["training"] or {"state": "none"}).items()]
+    rows = [{key: _shown(value) for key, value in row.items()} for row in findings["layers"]]
+    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
+    lines += ["layers:", "  " + "  ".join(key.ljust(width) for key, width in widths.items()).rstrip()]
+    lines += ["  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip() for row in rows]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+        return "x".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,67 @@
+"""Creating a model: parameters drawn from a seed, saved before any training."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from deepmedic import checkpoints
+from deepmedic.arguments import Arguments
+from deepmedic.config.model import ModelConfig
+from deepmedic.errors import ConfigError, ProblemList
+from deepmedic.model import parameters
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions import estimates
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class NewModelPlan:
+    """A model that can be created."""
+
+    config: ModelConfig
+    model: SavedModel
+    folder: Path
+    """Where it will be saved."""
+
+
+def prepare(arguments: Arguments, config: ModelConfig) -> NewModelPlan:
+    """Create the model in memory and check that it can be saved.
+
+    Raises:
+        ConfigError: no `folderForOutput`.
+        ResourceError: the folder cannot be written, or the disk is full.
+    """
+    if config.folder_for_output is None:
+        raise ConfigError(f"{config.source.path}: folderForOutput is missing; -newModel saves the model below it.")
+    model = SavedModel.new(config, arguments.seed)
+    problems = ProblemList()
+    with problems.gather():
+        estimates.check_disk(config.folder_for_output, 2 * estimates.parameter_bytes(model))
+    problems.raise_if_any()
+    return NewModelPlan(config, model, config.folder_for_output / "cnnModels")
+
+
+def run(plan: NewModelPlan) -> int:
+    """Save the model and return the exit code."""
+    for note in plan.config.source.notes:
+        log.warning("%s", note)
+    path = save(plan.model, plan.folder)
+    count = parameters.count_parameters(plan.model.network())
+    log.info("New model with %d trainable parameters: %s", count, path)
+    log.info("Next: train it:\n  deepmedic -train TRAIN.cfg -model %s", path)
+    return 0
+
+
+def save(model: SavedModel, folder: Path) -> Path:
+    """Write an untrained model as `<modelName>.initial.<date>.save` and return its path.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    path = folder / checkpoints.dated_name(model.name, None, "initial", datetime.now())
+    checkpoints.save(path, model.to_content())
+    return path

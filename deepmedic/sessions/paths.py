@@ -1,0 +1,43 @@
+"""Where a session keeps its files below `folderForOutput`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class SessionPaths:
+    """All places of one session; nothing is created here."""
+
+    folder: Path
+    session: str
+
+    @property
+    def new_models(self) -> Path:
+        return self.folder / "cnnModels"
+
+    @property
+    def models(self) -> Path:
+        return self.new_models / self.session
+
+    @property
+    def predictions(self) -> Path:
+        """Segmentations and probability maps lie in `predictions/` below it, feature maps in `features/`."""
+        return self.folder / "predictions" / self.session
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.txt"
+
+    @property
+    def events(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.metrics.csv"
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.folder / "tensorboard" / self.session

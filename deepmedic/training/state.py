@@ -1,0 +1,59 @@
+"""Where a training session stands: the counters from which everything random and scheduled follows."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from deepmedic.training.schedules import ScheduleState, initial_state
+
+Stage = Literal["samples", "train", "volumes"]
+
+
+@dataclass
+class Position:
+    """The next thing to do. Segments, augmentation and dropout are functions of the seed and these counters.
+
+    That is why no state of a random generator is kept: whatever was interrupted is repeated exactly.
+    """
+
+    epoch: int = 0
+    subepoch: int = 0
+    stage: Stage = "samples"
+    """Within the subepoch: validation on samples, then training; "volumes" follows the last subepoch."""
+    batch: int = 0
+    """Batches trained in this subepoch."""
+    step: int = 0
+    """Training steps since optimisation began."""
+
+    def next_subepoch(self) -> None:
+        self.subepoch, self.stage, self.batch = self.subepoch + 1, "samples", 0
+
+    def next_epoch(self) -> None:
+        self.epoch, self.subepoch, self.stage, self.batch = self.epoch + 1, 0, "samples", 0
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint keeps of a session beside the model and the optimiser; plain types only."""
+
+    session: str
+    seed: int
+    origin: dict[str, Any]
+    settings: dict[str, Any]
+    """The training config as plain values, to say what changed when the session goes on."""
+    position: Position = field(default_factory=Position)
+    schedule: ScheduleState = field(default_factory=initial_state)
+    best: dict[str, Any] | None = None
+    """Mean foreground Dice and epoch of the best checkpoint."""
+    save_index: int = 0
+    """Counts the checkpoints of the session; the newest has the highest, whatever the clock says."""
+    finished: bool = False
+
+    def to_plain(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, plain: dict[str, Any]) -> TrainingState:
+        values = {name: plain[name] for name in cls.__dataclass_fields__ if name != "position"}
+        return cls(**values, position=Position(**plain["position"]))

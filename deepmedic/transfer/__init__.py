@@ -1,0 +1,1 @@
+"""What one model learnt, brought into another: checkpoints of the original DeepMedic, and parameters between models."""

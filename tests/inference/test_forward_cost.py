@@ -1,0 +1,49 @@
+"""Multiplications and memory of a forward pass, counted by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from deepmedic.config.architecture import Architecture, Pathway
+from deepmedic.inference.forward_cost import forward_cost
+
+NORMAL = Pathway("normal", (4, 5), ((3, 3, 3), (3, 3, 3)), ("valid", "mirror"), (0.0,) * 2)
+LOW = Pathway("subsampled1", (6,), ((3, 3, 3),), ("valid",), (0.0,), factor=(3, 3, 2))
+FC = Pathway("fc", (2,), ((1, 1, 1),), ("valid",), (0.0,))
+
+
+def test_multiplications_of_one_pathway() -> None:
+    # 7^3 -> 5^3 with 1 -> 4 maps, -> 5^3 with 4 -> 5 maps, then 5 -> 2 maps of single voxels.
+    cost = forward_cost(Architecture(1, 2, NORMAL, (), FC), (7, 7, 7))
+    assert cost.multiplications == 125 * 27 * (4 + 20) + 125 * 10
+
+
+def test_low_resolution_pathway_is_counted_at_its_own_size() -> None:
+    # 5^3 predicted -> (2, 2, 3) low-resolution voxels and one input channel to six maps; five more inputs for FC.
+    alone = forward_cost(Architecture(1, 2, NORMAL, (), FC), (7, 7, 7))
+    both = forward_cost(Architecture(1, 2, NORMAL, (LOW,), FC), (7, 7, 7))
+    low_resolution_input = (2 + 4) * (2 + 4) * (3 + 4)  # the receptive field of the normal pathway is 5
+    low_resolution_output = (2 + 2) * (2 + 2) * (3 + 2)
+    assert both.multiplications - alone.multiplications == low_resolution_output * 27 * 6 + 125 * 6 * 2
+    assert low_resolution_input * 1 < both.largest
+
+
+def test_memory_holds_the_widest_layer() -> None:
+    # The second layer: 4 maps twice, 5 maps of output, 5 maps waiting for the FC pathway; 125 voxels of 4 bytes.
+    cost = forward_cost(Architecture(1, 2, NORMAL, (), FC), (7, 7, 7))
+    assert cost.memory == 125 * 4 * max(2 * 4 + 5 + 5, 2 * 5 + 2 + 5)
+    assert cost.largest == 125 * 5
+    assert cost.fits(9000)
+    assert not cost.fits(8999)
+
+
+def test_many_sizes_at_once() -> None:
+    net = Architecture(1, 2, NORMAL, (LOW,), FC)
+    grid = forward_cost(net, np.ix_([7, 9, 12], [8], [7, 10]))
+    assert grid.multiplications.shape == (3, 1, 2)
+    assert grid.multiplications[2, 0, 1] == forward_cost(net, (12, 8, 10)).multiplications
+    assert grid.memory[0, 0, 1] == forward_cost(net, (7, 8, 10)).memory
+
+
+def test_tensors_beyond_32_bit_counts_never_fit() -> None:
+    assert not forward_cost(Architecture(1, 2, NORMAL, (), FC), (1000, 1000, 1000)).fits(2**60)

@@ -1,0 +1,258 @@
+"""A list of cases from files to files: results, scores, repeating, skipping, and refusing to mix runs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from deepmedic.config.sections import OutputConfig
+from deepmedic.errors import DataError, OutputHeldError
+from deepmedic.inference import segment_cases as module
+from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.predictor import predict_volume
+from deepmedic.inference.results import ResultFiles, RunIdentity
+from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
+from deepmedic.inference.survey import Saving
+from deepmedic.metrics import confusion_counts, counts_per_class, ratios_of
+
+INFERENCE = InferenceSettings(segment=(9, 9, 9), batch_size=4)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "predictions" / "session"
+
+
+def options(folder: Path | None = None, data=None, model="m" * 64, **changes) -> SegmentationOptions:
+    saving = None
+    if folder is not None:
+        files = ResultFiles(folder, OutputConfig(save_probability_maps=(False, True, False)), classes=3)
+        saving = Saving(files, RunIdentity.of(model, INFERENCE, data.preprocessing))
+    return SegmentationOptions(inference=INFERENCE, saving=saving, **changes)
+
+
+def image(folder: Path, name: str) -> np.ndarray:
+    return np.asarray(nib.load(folder / "predictions" / f"{name}.nii.gz").dataobj)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_files_hold_the_predictions(make_net, make_data, folder) -> None:
+    net, data = make_net(), make_data()
+    summary = segment_cases(net, data, options(folder, data))
+    assert summary.computed == ["pred_case0", "pred_case1"]
+    assert summary.exit_code == 0
+    for index in range(2):
+        expected = predict_volume(net, data.load(index), INFERENCE)
+        assert np.array_equal(image(folder, f"pred_case{index}_Segm"), expected.segmentation.numpy())
+        assert np.array_equal(image(folder, f"pred_case{index}_ProbMapClass1"), expected.probabilities[1].numpy())
+    assert not (folder / "predictions" / "pred_case0_ProbMapClass0.nii.gz").exists()
+
+
+def test_tables_score_the_saved_files(make_net, make_data, folder, tmp_path) -> None:
+    data = make_data()
+    summary = segment_cases(make_net(), data, options(folder, data))
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["case"], row["class_index"]) for row in rows] == [
+        (f"pred_case{case}", str(label)) for case in range(2) for label in range(3)
+    ]
+    for index in range(2):
+        labels = torch.from_numpy(np.asarray(nib.load(tmp_path / "images" / f"case{index}_gt.nii.gz").dataobj))
+        saved = torch.from_numpy(image(folder, f"pred_case{index}_Segm"))
+        counts = counts_per_class(confusion_counts(saved, labels, 3))
+        for label in range(3):
+            assert float(rows[3 * index + label]["dice"]) == ratios_of(counts[label]).dice
+            assert summary.evaluations[index].dices.dice2[label] == ratios_of(counts[label]).dice
+    assert float(rows[0]["volume_truth_ml"]) == pytest.approx(int(rows[0]["voxels_truth"]) * 3 / 1000)
+    table = json.loads((folder / "metrics.json").read_text())
+    assert table["mean_foreground_dice"] == pytest.approx(summary.mean_foreground_dice)
+
+
+def test_log_follows_the_original(make_net, make_data, caplog) -> None:
+    with caplog.at_level("INFO", "deepmedic"):
+        segment_cases(make_net(), make_data(), options(purpose="Validation"))
+    text = "\n".join(caplog.messages)
+    assert "Starting full Segmentation of Validation subjects" in text
+    assert "ACCURACY: (Validation) The Per-Class DICE Coefficients for subject with index #1 equal: DICE1=[ 0." in text
+    assert "ACCURACY: (Validation) The Per-Class average DICE Coefficients over all subjects are: DICE1=[ 0." in text
+    assert "TIMING: Validation process lasted:" in text
+
+
+def test_results_return_in_the_axes_of_the_file(make_net, make_data, folder) -> None:
+    net, data = make_net(), make_data(1, orientation="RAS")
+    segment_cases(net, data, options(folder, data))
+    expected = predict_volume(net, data.load(0), INFERENCE).segmentation.numpy()
+    saved = nib.load(folder / "predictions" / "pred_case0_Segm.nii.gz")
+    assert saved.shape == (12, 11, 10)
+    assert np.array_equal(np.asarray(nib.as_closest_canonical(saved).dataobj), expected)
+
+
+def test_repeating_computes_nothing_and_changes_nothing(make_net, make_data, folder, monkeypatch) -> None:
+    net, data = make_net(), make_data()
+    first = segment_cases(net, data, options(folder, data))
+    before = contents(folder)
+    monkeypatch.setattr(module, "predict_volume", lambda *_: pytest.fail("computed again"))
+    second = segment_cases(net, data, options(folder, data))
+    assert second.kept == first.computed
+    assert second.computed == []
+    assert second.rows == first.rows
+    assert contents(folder) == before
+
+
+def test_interrupted_run_computes_the_rest(make_net, make_data, folder, tmp_path) -> None:
+    net, data = make_net(), make_data(3)
+    whole = segment_cases(net, data, options(folder, data))
+    expected = contents(folder)
+    (folder / "predictions" / "pred_case1_Segm.nii.gz").write_bytes(b"torn")
+    (folder / "predictions" / "pred_case2_ProbMapClass1.nii.gz").unlink()
+    (folder / "metrics.csv").unlink()
+
+    again = segment_cases(net, data, options(folder, data))
+
+    assert (again.kept, again.computed) == (["pred_case0"], ["pred_case1", "pred_case2"])
+    assert again.rows == whole.rows
+    assert contents(folder) == expected
+
+
+def test_results_of_another_model_are_not_kept(make_net, make_data, folder, monkeypatch) -> None:
+    data = make_data()
+    segment_cases(make_net(), data, options(folder, data))
+    before = contents(folder)
+    other = options(folder, data, model="n" * 64)
+    monkeypatch.setattr(module, "predict_volume", lambda *_: pytest.fail("computed"))
+    with pytest.raises(
+        OutputHeldError, match=r"for 2 of 2 cases:\n  pred_case0: made by another model (.*\n)+.*-overwrite"
+    ):
+        segment_cases(make_net(seed=2), data, other)
+    assert contents(folder) == before
+
+
+def test_overwriting_replaces_results_of_another_model(make_net, make_data, folder) -> None:
+    data, other = make_data(), make_net(seed=2)
+    segment_cases(make_net(), data, options(folder, data))
+    chosen = options(folder, data, model="n" * 64)
+    assert chosen.saving is not None
+    files = replace(chosen.saving.files, output=OutputConfig(save_probability_maps=(False, False, True)))
+    summary = segment_cases(other, data, replace(chosen, saving=replace(chosen.saving, files=files, overwrite=True)))
+    assert summary.computed == ["pred_case0", "pred_case1"]
+    expected = predict_volume(other, data.load(0), INFERENCE).segmentation.numpy()
+    assert np.array_equal(image(folder, "pred_case0_Segm"), expected)
+    assert sorted(path.name for path in (folder / "predictions").glob("pred_case0*")) == [
+        "pred_case0.json",
+        "pred_case0_ProbMapClass2.nii.gz",
+        "pred_case0_Segm.nii.gz",
+    ]
+
+
+def test_foreign_files_are_not_overwritten(make_net, make_data, folder) -> None:
+    data = make_data(1)
+    mine = folder / "predictions" / "pred_case0_Segm.nii.gz"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"drawn by hand for weeks")
+    with pytest.raises(OutputHeldError, match=r"pred_case0_Segm\.nii\.gz has no record of what it was made from"):
+        segment_cases(make_net(), data, options(folder, data))
+    assert mine.read_bytes() == b"drawn by hand for weeks"
+
+
+def test_unusable_case_stops_the_run_and_keeps_the_others(make_net, make_data, folder, tmp_path) -> None:
+    net, data = make_net(), make_data(3)
+    damage(tmp_path / "images" / "case1_ch0.nii.gz")
+    with pytest.raises(DataError, match=r"case1_ch0\.nii\.gz"):
+        segment_cases(net, data, options(folder, data))
+    assert sorted(path.name for path in (folder / "predictions").glob("*_Segm*")) == ["pred_case0_Segm.nii.gz"]
+
+
+def test_skipped_cases_are_named_and_change_the_exit_code(make_net, make_data, folder, tmp_path, caplog) -> None:
+    net, data = make_net(), make_data(3)
+    damage(tmp_path / "images" / "case1_ch0.nii.gz")
+    summary = segment_cases(net, data, options(folder, data, allow_skipped_cases=True))
+    assert summary.computed == ["pred_case0", "pred_case2"]
+    assert list(summary.failures) == ["pred_case1"]
+    assert summary.exit_code == 9
+    assert "1 cases were skipped: pred_case1" in caplog.text
+    assert {row.case for row in summary.rows} == {"pred_case0", "pred_case2"}
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+
+
+def test_empty_roi_gives_background_and_a_warning(make_net, make_data, folder, tmp_path, caplog) -> None:
+    data = make_data(1)
+    path = tmp_path / "images" / "case0_roi.nii.gz"
+    roi = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(roi.shape, np.uint8), roi.affine), path)
+    segment_cases(make_net(), make_data(1), options(folder, data))
+    assert "pred_case0: the ROI mask is empty, so the result is background everywhere." in caplog.text
+    assert not image(folder, "pred_case0_Segm").any()
+
+
+def test_without_labels_there_is_nothing_to_score(make_net, make_data, folder) -> None:
+    data = make_data(1, labels=False)
+    (folder / "predictions").mkdir(parents=True)
+    (folder / "metrics.csv").write_text("of an earlier run with labels")
+    summary = segment_cases(make_net(), data, options(folder, data))
+    assert summary.rows == []
+    assert summary.mean_dices is None
+    assert not (folder / "metrics.csv").exists()
+
+
+def test_scores_alone_write_no_file(make_net, make_data, tmp_path) -> None:
+    data = make_data()
+    before = contents(tmp_path)
+    summary = segment_cases(make_net(), data, options())
+    assert 0 < summary.mean_foreground_dice < 1
+    assert contents(tmp_path) == before
+
+
+def test_image_smaller_than_a_tile(make_net, make_data, folder) -> None:
+    data = make_data(1, size=(4, 5, 12))
+    segment_cases(make_net(), data, options(folder, data))
+    assert image(folder, "pred_case0_Segm").shape == (4, 5, 12)
+
+
+def test_next_case_is_read_while_one_is_computed(make_net, make_data, monkeypatch) -> None:
+    data = make_data()
+    second_was_read = threading.Event()
+    load = data.load
+
+    def watched(index: int):
+        prepared = load(index)
+        if index == 1:
+            second_was_read.set()
+        return prepared
+
+    def patient(*arguments):
+        assert second_was_read.wait(timeout=20)
+        return predict_volume(*arguments)
+
+    monkeypatch.setattr(data, "load", watched)
+    monkeypatch.setattr(module, "predict_volume", patient)
+    assert len(segment_cases(make_net(), data, options()).computed) == 2
+
+
+def test_interruption_leaves_finished_cases(make_net, make_data, folder) -> None:
+    data, calls = make_data(3), []
+
+    def interrupt(done: int, total: int) -> None:
+        calls.append(done)
+        if done == total and len([count for count in calls if count == total]) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_cases(make_net(), data, options(folder, data, progress=interrupt))
+    assert [path.name for path in (folder / "predictions").glob("*_Segm*")] == ["pred_case0_Segm.nii.gz"]
+    assert segment_cases(make_net(), data, options(folder, data)).kept == ["pred_case0"]

@@ -1,0 +1,276 @@
+"""Layers against numpy, scipy and hand-made numbers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from deepmedic.errors import ConfigError
+from deepmedic.model.layers import (
+    Bias,
+    Convolution,
+    Dropout,
+    LowRankConvolution,
+    PReLU,
+    RollingBatchNorm,
+    build_activation,
+)
+
+TINY = 1.1754943508222875e-38
+ALL_BUT_CHANNELS = (0, 2, 3, 4)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def random_batch_norm(channels: int, window: int, epsilon: float = TINY) -> RollingBatchNorm:
+    layer = RollingBatchNorm(channels, window, epsilon)
+    with torch.no_grad():
+        layer.bn_gamma.copy_(1 + 0.3 * noise(channels, seed=1))
+        layer.bn_beta.copy_(noise(channels, seed=2))
+    return layer
+
+
+def normalize(images: np.ndarray, layer: RollingBatchNorm, mean: np.ndarray, variance: np.ndarray) -> np.ndarray:
+    def spread(values: np.ndarray) -> np.ndarray:
+        return values.reshape(1, -1, 1, 1, 1)
+
+    gamma, beta = (parameter.detach().double().numpy() for parameter in (layer.bn_gamma, layer.bn_beta))
+    scaled = (images - spread(mean)) / np.sqrt(spread(variance) + layer.epsilon)
+    return spread(gamma) * scaled + spread(beta)
+
+
+class TestRollingBatchNorm:
+    def test_training_normalises_with_batch_statistics(self) -> None:
+        layer, images = random_batch_norm(4, 3, epsilon=0.01), 2 + 3 * noise(2, 4, 3, 4, 5)
+        exact = images.double().numpy()
+        expected = normalize(exact, layer, exact.mean(ALL_BUT_CHANNELS), exact.var(ALL_BUT_CHANNELS))
+        np.testing.assert_allclose(layer(images).detach().numpy(), expected, atol=1e-5)
+
+    def test_inference_normalises_with_the_mean_over_the_rows(self) -> None:
+        layer, images = random_batch_norm(3, 2), noise(2, 3, 2, 2, 2)
+        layer.bn_mean_rolling.copy_(torch.tensor([[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]]))
+        layer.bn_var_rolling.copy_(torch.tensor([[1.0, 0.5, 4.0], [3.0, 1.5, 4.0]]))
+        expected = normalize(images.double().numpy(), layer, np.array([2.0, 3, 4]), np.array([2.0, 1, 4]))
+        np.testing.assert_allclose(layer.eval()(images).detach().numpy(), expected, atol=1e-6)
+        assert layer.bn_mean.tolist() == [2, 3, 4]
+        assert layer.bn_var.tolist() == [2, 1, 4]
+
+    def test_training_overwrites_one_row_after_the_other(self) -> None:
+        layer = RollingBatchNorm(1, window=2, epsilon=TINY)
+        assert layer.bn_mean_rolling.tolist() == [[0], [0]]
+        assert layer.bn_var_rolling.tolist() == [[1], [1]]
+        for mean in (10.0, 20.0, 30.0):
+            layer(mean + torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1, 1))
+        assert layer.bn_mean_rolling.tolist() == [[30], [20]]
+        assert layer.bn_var_rolling.tolist() == [[1], [1]]
+        assert layer.next_row.tolist() == [1]
+        layer.eval()(torch.zeros(1, 1, 1, 1, 1))
+        assert layer.next_row.tolist() == [1]
+
+    def test_gradient_is_that_of_the_plain_formula(self) -> None:
+        layer = random_batch_norm(3, 2, epsilon=1e-3).double()
+        images = noise(2, 3, 2, 3, 2).double().requires_grad_()
+        tensors = (images, layer.bn_gamma, layer.bn_beta)
+
+        def plain(images: Tensor, gamma: Tensor, beta: Tensor) -> Tensor:
+            mean = images.mean(ALL_BUT_CHANNELS, keepdim=True)
+            variance = (images - mean).square().mean(ALL_BUT_CHANNELS, keepdim=True)
+            scaled = (images - mean) / (variance + 1e-3).sqrt()
+            return gamma.view(1, -1, 1, 1, 1) * scaled + beta.view(1, -1, 1, 1, 1)
+
+        upstream = noise(2, 3, 2, 3, 2, seed=5).double()
+        gradients = torch.autograd.grad(layer(images), tensors, upstream)
+        expected = torch.autograd.grad(plain(*tensors), tensors, upstream)
+        for gradient, reference in zip(gradients, expected, strict=True):
+            torch.testing.assert_close(gradient, reference)
+
+    @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+    @pytest.mark.parametrize("constant", [0.0, 0.1, -1 / 3, 1e-30, 1e6, 1e30, 16777217.0])
+    def test_constant_channel_becomes_beta_without_gradient(
+        self, constant: float, memory_format: torch.memory_format
+    ) -> None:
+        layer = random_batch_norm(3, 1)
+        images = noise(3, 3, 7, 9, 11)
+        images[:, 1] = constant
+        images = images.contiguous(memory_format=memory_format).requires_grad_()
+        normalized = layer(images)
+        assert (normalized[:, 1] == layer.bn_beta[1]).all()
+        (normalized * noise(3, 3, 7, 9, 11, seed=7)).sum().backward()
+        assert (images.grad[:, 1] == 0).all()
+        assert layer.bn_gamma.grad[1] == 0
+        assert layer.bn_beta.grad[1] != 0
+        assert all(torch.isfinite(tensor.grad).all() for tensor in (images, layer.bn_gamma, layer.bn_beta))
+        assert images.grad[:, 0].abs().max() > 0
+        assert layer.bn_var[1] == 0
+
+    def test_constant_up_to_rounding_counts_as_constant(self) -> None:
+        layer = RollingBatchNorm(1, 1, TINY)
+        images = torch.full((2, 1, 5, 5, 5), 0.1)
+        images[0, 0, 0, 0, 0] = float(np.nextafter(np.float32(0.1), np.float32(1)))
+        assert (layer(images) == 0).all()
+        assert layer.bn_var.tolist() == [0]
+
+    def test_small_variation_on_a_large_mean_is_not_constant(self) -> None:
+        layer = RollingBatchNorm(1, 1, TINY)
+        images = 1e6 + torch.tensor([0.0, 1.0]).repeat(50).view(100, 1, 1, 1, 1)
+        torch.testing.assert_close(layer(images).flatten()[:2], torch.tensor([-1.0, 1.0]), atol=0.2, rtol=0)
+        assert layer.bn_var.item() == pytest.approx(0.25, rel=0.1)
+
+    def test_single_voxel_is_constant(self) -> None:
+        layer = random_batch_norm(2, 1)
+        images = noise(1, 2, 1, 1, 1).requires_grad_()
+        normalized = layer(images)
+        normalized.sum().backward()
+        assert normalized.flatten().tolist() == layer.bn_beta.tolist()
+        assert (images.grad == 0).all()
+
+    def test_stored_variance_of_zero_gives_beta_at_inference(self) -> None:
+        layer = random_batch_norm(1, 1).eval()
+        layer.bn_mean_rolling.fill_(0.1)
+        layer.bn_var_rolling.zero_()
+        images = torch.tensor([0.1, 5.0]).view(1, 1, 2, 1, 1)
+        assert layer(images).flatten().tolist() == [layer.bn_beta.item()] * 2
+
+    def test_stored_statistics_only_normalises_as_inference_and_moves_nothing(self) -> None:
+        layer, images = random_batch_norm(2, 2), 5 + noise(2, 2, 3, 3, 3)
+        layer(images)
+        before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+        layer.stored_statistics_only = True
+        in_training = layer(2 * images)
+        assert torch.equal(in_training, layer.eval()(2 * images))
+        assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+    def test_statistics_are_float32_under_autocast(self) -> None:
+        layer, images = random_batch_norm(2, 1), (100 + noise(4, 2, 8, 8, 8)).bfloat16()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            normalized = layer(images.requires_grad_())
+            normalized.float().square().sum().backward()
+        exact = images.detach().double().numpy()
+        assert layer.bn_mean_rolling.dtype == torch.float32
+        np.testing.assert_allclose(layer.bn_mean.numpy(), exact.mean(ALL_BUT_CHANNELS), rtol=1e-6)
+        np.testing.assert_allclose(layer.bn_var.numpy(), exact.var(ALL_BUT_CHANNELS), rtol=1e-4)
+        assert normalized.dtype == images.grad.dtype == torch.bfloat16
+        assert layer.bn_gamma.grad.dtype == torch.float32
+
+
+class TestActivation:
+    VALUES = torch.tensor([-3.0, -0.5, 0.0, 0.25, 2.0])
+
+    @pytest.mark.parametrize(
+        ("name", "formula"),
+        [
+            ("linear", lambda x: x),
+            ("relu", lambda x: max(x, 0.0)),
+            ("prelu", lambda x: x if x > 0 else 0.01 * x),
+            ("elu", lambda x: x if x > 0 else math.exp(x) - 1),
+            ("selu", lambda x: 1.0507009873554805 * (x if x > 0 else 1.6732632423543772 * (math.exp(x) - 1))),
+        ],
+    )
+    def test_follows_its_formula(self, name: str, formula) -> None:
+        activated = build_activation(name, 1)(self.VALUES.view(1, 1, -1, 1, 1)).flatten()
+        torch.testing.assert_close(activated, torch.tensor([formula(x) for x in self.VALUES.tolist()]))
+
+    def test_prelu_has_one_slope_per_channel(self) -> None:
+        layer = PReLU(2)
+        with torch.no_grad():
+            layer.prelu_alpha.copy_(torch.tensor([0.5, -2.0]))
+        activated = layer(torch.tensor([[-1.0, 1.0], [-1.0, 1.0]]).view(1, 2, 2, 1, 1))
+        assert activated.flatten().tolist() == [-0.5, 1.0, 2.0, 1.0]
+
+    def test_unknown_name_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match='unknown activation "tanh"; allowed are linear, relu, prelu, elu, selu'):
+            build_activation("tanh", 1)
+
+
+class TestDropout:
+    def test_training_zeroes_without_scaling(self) -> None:
+        torch.manual_seed(0)
+        dropped = Dropout(0.3)(torch.full((20, 5, 10, 10, 10), 2.0))
+        assert set(dropped.unique().tolist()) == {0.0, 2.0}
+        assert (dropped == 0).float().mean().item() == pytest.approx(0.3, abs=0.01)
+
+    def test_inference_multiplies_by_what_is_kept(self) -> None:
+        images = noise(1, 2, 3, 3, 3)
+        assert torch.equal(Dropout(0.25).eval()(images), images * 0.75)
+
+    @pytest.mark.parametrize("training", [True, False])
+    def test_rates_below_a_thousandth_are_ignored(self, training: bool) -> None:
+        images = noise(2, 2, 9, 9, 9)
+        assert Dropout(0.00099).train(training)(images) is images
+
+    def test_numbers_come_from_the_global_generator(self) -> None:
+        images = torch.ones(1, 1, 9, 9, 9)
+        dropped = []
+        for seed in (3, 3, 4):
+            torch.manual_seed(seed)
+            dropped.append(Dropout(0.5)(images))
+        assert torch.equal(dropped[0], dropped[1])
+        assert not torch.equal(dropped[0], dropped[2])
+
+
+def direct_convolution(images: np.ndarray, weight: np.ndarray, padding: str) -> np.ndarray:
+    """Loops over kernel offsets, with numpy's own padding."""
+    if padding != "valid":
+        sides = [((k - 1) // 2, k - 1 - (k - 1) // 2) for k in weight.shape[2:]]
+        images = np.pad(images, [(0, 0), (0, 0), *sides], mode={"mirror": "symmetric", "zero": "constant"}[padding])
+    size = [n - k + 1 for n, k in zip(images.shape[2:], weight.shape[2:], strict=True)]
+    total = np.zeros((images.shape[0], weight.shape[0], *size))
+    for i, j, k in np.ndindex(*weight.shape[2:]):
+        part = images[:, :, i : i + size[0], j : j + size[1], k : k + size[2]]
+        total += np.einsum("bixyz,oi->boxyz", part, weight[:, :, i, j, k])
+    return total
+
+
+kernels = st.tuples(*[st.integers(1, 5)] * 3)
+
+
+class TestConvolution:
+    @settings(max_examples=40, deadline=None)
+    @given(kernel=kernels, padding=st.sampled_from(["valid", "zero", "mirror"]), seed=st.integers(0, 99))
+    def test_equals_direct_sums(self, kernel, padding, seed) -> None:
+        layer = Convolution(2, 3, kernel, padding)
+        nn.init.normal_(layer.weight, generator=torch.Generator().manual_seed(seed))
+        images = noise(2, 2, 5, 6, 7, seed=seed)
+        expected = direct_convolution(images.double().numpy(), layer.weight.detach().double().numpy(), padding)
+        np.testing.assert_allclose(layer(images).detach().numpy(), expected, atol=2e-4)
+
+    def test_mirror_padding_repeats_the_edge(self) -> None:
+        layer = Convolution(1, 1, (1, 1, 5), "mirror")
+        nn.init.ones_(layer.weight)
+        # 2 1 | 1 2 3 4 | 4 3
+        assert layer(torch.tensor([1.0, 2, 3, 4]).view(1, 1, 1, 1, 4)).flatten().tolist() == [9, 11, 14, 16]
+
+    @settings(max_examples=25, deadline=None)
+    @given(kernel=kernels, padding=st.sampled_from(["valid", "zero", "mirror"]), maps=st.integers(3, 8))
+    def test_low_rank_equals_full_kernels_that_are_zero_outside_a_plane(self, kernel, padding, maps) -> None:
+        layer = LowRankConvolution(2, maps, kernel, padding)
+        for number, weight in enumerate(layer.parameters()):
+            nn.init.normal_(weight, generator=torch.Generator().manual_seed(number))
+        full = np.zeros((maps, 2, *kernel))
+        middle = [(k - 1) // 2 for k in kernel]
+        third = maps // 3
+        full[:third, :, :, :, middle[2]] = layer.weight_x.detach().squeeze(4).numpy()
+        full[third : 2 * third, :, middle[0]] = layer.weight_y.detach().squeeze(2).numpy()
+        full[2 * third :, :, :, middle[1]] = layer.weight_z.detach().squeeze(3).numpy()
+        images = noise(1, 2, 6, 5, 7)
+        expected = direct_convolution(images.double().numpy(), full, padding)
+        np.testing.assert_allclose(layer(images).detach().numpy(), expected, atol=2e-4)
+
+    def test_low_rank_with_fewer_maps_than_planes_is_refused(self) -> None:
+        with pytest.raises(ConfigError, match="a low-rank layer needs at least 3 feature maps, this one has 2"):
+            LowRankConvolution(1, 2, (3, 3, 3), "valid")
+
+
+def test_bias_adds_one_number_per_channel() -> None:
+    layer = Bias(2)
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor([1.0, -2.0]))
+    assert layer(torch.zeros(1, 2, 1, 1, 2)).flatten().tolist() == [1, 1, -2, -2]
