@@ -16,10 +16,9 @@ from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import settings_changed
 from deepmedic.errors import CommandLineError, ModelError
-from deepmedic.files import sha256_of
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.start import Start, StartPoint, origin_of_new, read_model, read_start
+from deepmedic.sessions.start import Start, StartPoint, origin_of_new, read_model, read_start, weights_digest
 from deepmedic.training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -131,10 +130,11 @@ def _same_origin(point: StartPoint, origin: dict[str, Any], request: Request) ->
         return False
     if str(point.weights.resolve()) == origin["named"]:
         # The first command named this path; it may have been a checkpoint that was pruned or replaced since then.
-        return _is_inside(point.weights, request.paths.models) or not point.weights.is_file() or (
-            sha256_of(point.weights) == origin["sha256"]
+        return _is_inside(point.weights, request.paths.models) or weights_digest(point.weights) in (
+            None,
+            origin["sha256"],
         )
-    return point.weights.is_file() and sha256_of(point.weights) == origin["sha256"]
+    return weights_digest(point.weights) == origin["sha256"]
 
 
 def _resume(request: Request, path: Path, model: SavedModel, state: TrainingState) -> Beginning:

@@ -5,16 +5,23 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.optimisation import FreezeConfig
 from deepmedic.errors import CommandLineError, ModelError
 from deepmedic.files import sha256_of
+from deepmedic.model import parameters
+from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.training.history import History
+from deepmedic.training.state import Position, TrainingState
+from deepmedic.transfer.tensorflow_bundle import digest_of, prefix_of
+from deepmedic.transfer.tensorflow_model import ImportedModel, import_model, to_saved_model
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +33,11 @@ class StartPoint:
     config: ModelConfig | None
     """The architecture, when a model `.cfg` is named."""
     weights: Path | None
-    """A `.save` file or a session's folder; None: parameters are drawn anew."""
+    """A `.save` file, a session's folder or a TensorFlow checkpoint; None: parameters are drawn anew."""
     named_by: str
     """The option or key that named the weights (or the config), for messages."""
+    freezing: FreezeConfig = FreezeConfig()
+    """Which layers the session freezes: the original keeps no optimiser state for them."""
 
 
 @dataclass(frozen=True)
@@ -102,19 +111,41 @@ def origin_of_saved(path: Path, sha256: str, reset: bool) -> dict[str, Any]:
 
 
 def read_start(point: StartPoint, seed: int, reset: bool) -> Start:
-    """Read or create the model that a start point names.
+    """Read or create the model that a training session starts from.
 
     Raises:
-        ModelError: the file is damaged, foreign, or its architecture differs from the `.cfg` named beside it.
+        ModelError: the file is damaged, foreign, or its architecture differs from the `.cfg` named beside it; or a
+            TensorFlow checkpoint lacks the optimiser state that going on needs.
     """
     if point.weights is None:
         assert point.config is not None
         model = SavedModel.new(point.config, seed)
         return Start(model, origin_of_new(point.config, seed, reset), None)
+    if is_tensorflow(point.weights):
+        prefix = prefix_of(point.weights)
+        model = _import_for_training(prefix, _config_beside(point, prefix), point.freezing, reset)
+        return Start(model, origin_of_saved(point.weights, digest_of(prefix), reset), prefix)
     path, model, sha256 = read_model(point.weights)
     if point.config is not None:
         refuse_other_architecture(point.config, model, path)
     return Start(model, origin_of_saved(point.weights, sha256, reset), path)
+
+
+def read_weights(point: StartPoint) -> tuple[Path, SavedModel, str]:
+    """Read the trained model that an inference session uses; return file, model and SHA-256.
+
+    Raises:
+        ModelError: as `read_start`.
+    """
+    assert point.weights is not None
+    if is_tensorflow(point.weights):
+        prefix = prefix_of(point.weights)
+        config = _config_beside(point, prefix)
+        return prefix, to_saved_model(import_model(prefix, config), config), digest_of(prefix)
+    path, model, sha256 = read_model(point.weights)
+    if point.config is not None:
+        refuse_other_architecture(point.config, model, path)
+    return path, model, sha256
 
 
 def read_model(path: Path) -> tuple[Path, SavedModel, str]:
@@ -132,6 +163,53 @@ def read_model(path: Path) -> tuple[Path, SavedModel, str]:
     else:
         content = checkpoints.load(path)
     return path, SavedModel.from_content(content, str(path)), sha256_of(path)
+
+
+def is_tensorflow(path: Path) -> bool:
+    """True for a checkpoint of the original's TensorFlow version: its prefix, one of its files, or a folder of them."""
+    if path.is_dir():
+        return not any(path.glob("*.save")) and any(path.glob("*.index"))
+    return checkpoints.identify(path) == "tensorflow"
+
+
+def weights_digest(path: Path) -> str | None:
+    """SHA-256 of the weights that a path names, as an origin records it; None when the path is gone."""
+    if is_tensorflow(path):
+        return digest_of(prefix_of(path))
+    return sha256_of(path) if path.is_file() else None
+
+
+def _config_beside(point: StartPoint, prefix: Path) -> ModelConfig:
+    if point.config is None:
+        raise ModelError(
+            f"{prefix}: a TensorFlow checkpoint holds no architecture; name the model config it was made from as well: "
+            f"-model MODEL.cfg -load {prefix}"
+        )
+    return point.config
+
+
+def _import_for_training(prefix: Path, config: ModelConfig, freezing: FreezeConfig, reset: bool) -> SavedModel:
+    """Import a checkpoint with the state of its training, so that a session goes on where the original stopped."""
+    network = DeepMedicNet(config.architecture)
+    parameters.freeze(network, freezing)
+    trained = [name for name, _ in parameters.optimizer_order(network)]
+    imported = import_model(prefix, config, trained)
+    model = to_saved_model(imported, config)
+    if reset or not imported.trained:
+        return model
+    if imported.optimiser is None:
+        raise ModelError(str(imported.optimiser_problem))
+    return replace(model, training=training_state(imported, prefix))
+
+
+def training_state(imported: ImportedModel, prefix: Path) -> dict[str, Any]:
+    """The training part of a saved model for an imported checkpoint: its epochs and optimiser, an empty history."""
+    state = TrainingState(
+        session=prefix.name, seed=0, origin=origin_of_saved(prefix, digest_of(prefix), reset=False), settings={}
+    )
+    state.position = Position(epoch=imported.epochs_trained)
+    extra = {"optimiser": imported.optimiser, "history": History().to_plain(), "tally": None}
+    return {**state.to_plain(), **extra}
 
 
 def refuse_other_architecture(config: ModelConfig, model: SavedModel, path: Path) -> None:

@@ -27,7 +27,7 @@ from deepmedic.metrics import format_ratio
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.start import find_start_point, read_model, refuse_other_architecture
+from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.training.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
@@ -158,10 +158,7 @@ def _find_model(
         raise CommandLineError(
             "-test needs a trained model: -model X.save, -model FOLDER, -load X, or cnnModelFilePath in the config."
         )
-    path, model, sha256 = read_model(point.weights)
-    if point.config is not None:
-        refuse_other_architecture(point.config, model, path)
-    return path, model, sha256
+    return read_weights(point)
 
 
 def _run(plan: TestPlan) -> int:

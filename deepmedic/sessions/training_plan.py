@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -61,6 +61,7 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     point, beginning = None, None
     with problems.gather():
         point = find_start_point(arguments, config.model_path, model_config)
+        point = replace(point, freezing=config.freezing) if point else None
         beginning = begin(_request(arguments, config, paths, point))
     if beginning is None:
         problems.raise_if_any()
