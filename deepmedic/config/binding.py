@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from deepmedic.config.options import Section, declaration
 from deepmedic.config.schema import Key, declared_keys, type_hints
-from deepmedic.config.source import ConfigFile, Refusals
+from deepmedic.config.source import ConfigFile, Refusals, line_of
 from deepmedic.config.values import INVALID, Converter
 from deepmedic.errors import ProblemList
 
@@ -83,18 +83,23 @@ def refuse_unknown_keys(file: ConfigFile, vocabulary: Vocabulary, refusals: Refu
     known = vocabulary.keys()
     for name, value in file.values.items():
         if name not in known:
-            refusals.refuse(name, _unknown(name, value, vocabulary, known))
+            inside = [key for key in value if key in known] if isinstance(value, dict) else []
+            if inside:
+                line = line_of((name, inside[0]), file.lines)
+                refusals.refuse(
+                    name,
+                    f"is not a table of the {vocabulary.kind}; {inside[0]} (line {line}) is a key of the file itself: "
+                    "take it out of the table",
+                )
+            else:
+                refusals.refuse(name, _unknown(name, vocabulary, known))
 
 
-def _unknown(name: str, value: Any, vocabulary: Vocabulary, known: Mapping[str, Key]) -> str:
+def _unknown(name: str, vocabulary: Vocabulary, known: Mapping[str, Key]) -> str:
     if name in vocabulary.removed:
         return vocabulary.removed[name]
     if name in vocabulary.elsewhere:
         return f"is a key of the {vocabulary.elsewhere[name]}, not of the {vocabulary.kind}; move it there"
-    if isinstance(value, dict):
-        inside = [key for key in value if key in known]
-        if inside:
-            return f"is not a table of this config; {inside[0]} is a key of the file itself: take it out of the table"
     spelled = {key.lower(): key for key in known}
     nearest = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.6)
     if nearest:

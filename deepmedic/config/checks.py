@@ -6,7 +6,7 @@ from pathlib import Path
 
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
-from deepmedic.config.source import Refusals, listed
+from deepmedic.config.source import Refusals, listed, printable
 from deepmedic.config.training import TrainConfig
 
 _CHECKPOINT_ENDING = ".model.ckpt"
@@ -32,7 +32,8 @@ def model_path_note(path: Path | None) -> tuple[Path | None, str | None]:
     if not found or not rest:
         return path, None
     shortened = path.with_name(prefix + found)
-    return shortened, f"cnnModelFilePath: {path.name} is one file of a checkpoint; {shortened.name} is used"
+    note = f"cnnModelFilePath: {path.name} is one file of a checkpoint; {shortened.name} is used"
+    return shortened, printable(note)
 
 
 class SessionChecks:

@@ -11,7 +11,7 @@ from deepmedic.config.model_keys import ModelKeys
 from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
 from deepmedic.config.reader import read_config
 from deepmedic.config.schema import declared_keys
-from deepmedic.config.source import ConfigFile, listed
+from deepmedic.config.source import ConfigFile, listed, printable
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import ConfigError
 
@@ -63,7 +63,7 @@ def config_kind(path: Path) -> Kind:
     file = read_config(path)
     kind = kind_of(file)
     if kind is None:
-        found = listed(list(file.values)[:5]) or "no key at all"
+        found = printable(listed(list(file.values)[:5])) or "no key at all"
         raise ConfigError(f"{path}: is no model, train or test config: found {found}")
     return kind
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from deepmedic.config.architecture import Padding
 from deepmedic.config.options import Size3
-from deepmedic.config.source import Refusals, listed
+from deepmedic.config.source import Refusals, listed, shown
 
 _PADDINGS: dict[str, Padding] = {
     "valid": "valid",
@@ -33,7 +33,7 @@ class LayerLists:
         for position, name in enumerate(names):
             if name not in _PADDINGS:
                 allowed = '"valid", "none", "zero", "same" or "mirror"'
-                self._refusals.refuse((key, position), f'found "{given[position]}"; allowed: {allowed}')
+                self._refusals.refuse((key, position), f"found {shown(given[position])}; allowed: {allowed}")
         if len(names) != depth:
             self.refuse_length(key, len(names), depth, "", classifier)
         paddings: list[Padding] = [_PADDINGS.get(name, "valid") for name in names]

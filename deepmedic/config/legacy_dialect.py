@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmedic.config.literals import ALLOWED, NotALiteralError, code_name, evaluate
-from deepmedic.config.source import ConfigFile
+from deepmedic.config.source import ConfigFile, printable
 from deepmedic.config.toml_dialect import pointed_line, repeated_keys
 from deepmedic.errors import ConfigError, ProblemList
 
@@ -149,7 +149,8 @@ class _Reader:
         if not isinstance(node, ast.expr | ast.stmt) or node.lineno > len(self._lines):
             return ""
         end = node.end_col_offset if node.end_lineno == node.lineno else None
-        source = " ".join(self._lines[node.lineno - 1][node.col_offset : end].decode(errors="replace").split())
+        line = self._lines[node.lineno - 1]
+        source = printable(" ".join(line[node.col_offset : end].decode(errors="replace").split()))
         return source[:57] + "..." if len(source) > 60 or end is None else source
 
 

@@ -80,4 +80,5 @@ def section(factory: Callable[[], Any], keys: Mapping[str, str | None] | None = 
 
 def declaration(dataclass_field: Any) -> Option | Section | None:
     """Return what `option` or `section` declared for a dataclass field, or None for a plain field."""
-    return dataclass_field.metadata.get(_METADATA_KEY)  # type: ignore[no-any-return]
+    declared: Option | Section | None = dataclass_field.metadata.get(_METADATA_KEY)
+    return declared

@@ -25,13 +25,16 @@ def to_plain(config: Any) -> dict[str, Any]:
 
 def settings_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return one line "key: old -> new" for each setting that differs between two results of `to_plain`."""
-    before, after = dict(_flat(old, "")), dict(_flat(new, ""))
-    names = [*before, *(name for name in after if name not in before)]
-    return [
-        f"{name}: {_spelled(before.get(name, _NOT_GIVEN))} -> {_spelled(after.get(name, _NOT_GIVEN))}"
-        for name in names
-        if before.get(name, _NOT_GIVEN) != after.get(name, _NOT_GIVEN)
-    ]
+    return list(_changes(old, new, ""))
+
+
+def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:
+    for name in [*old, *(name for name in new if name not in old)]:
+        before, after = old.get(name, _NOT_GIVEN), new.get(name, _NOT_GIVEN)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            yield from _changes(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield f"{prefix}{name}: {_spelled(before)} -> {_spelled(after)}"
 
 
 def _settings(config: Any, names: Mapping[str, str | None]) -> Iterator[tuple[str, Any]]:
@@ -62,15 +65,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _flat(plain: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
 def _spelled(value: Any) -> str:
     if value is _NOT_GIVEN:
         return "not set"
+    if isinstance(value, Mapping):
+        return shown({name: item for name, item in value.items() if item is not None})
     return "none" if value is None else shown(value)

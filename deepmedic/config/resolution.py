@@ -11,7 +11,7 @@ from deepmedic.config.layer_lists import LayerLists
 from deepmedic.config.model_keys import ModelKeys
 from deepmedic.config.options import Size3
 from deepmedic.config.schema import declared_keys
-from deepmedic.config.source import Refusals, listed
+from deepmedic.config.source import Refusals, listed, shown
 
 _REQUIRED = {
     "classes": "numberOfOutputClasses",
@@ -259,7 +259,8 @@ class ArchitectureResolver:
         if kind not in ("fanIn", "normal") or number <= 0:
             self._refusals.refuse(
                 "convWeightsInit",
-                f'found ["{kind}", {number:g}]; allowed: ["fanIn", a] or ["normal", s] with a number greater than 0',
+                f"found [{shown(kind)}, {number:g}]; "
+                'allowed: ["fanIn", a] or ["normal", s] with a number greater than 0',
             )
 
     def _check_names(self) -> None:
@@ -273,7 +274,9 @@ class ArchitectureResolver:
             if len(names) != count:
                 self._refusals.refuse(key, f"found {len(names)} names; allowed: {count}, as {count_key} says")
             elif len(set(names)) != len(names):
-                self._refusals.refuse(key, f"found {listed(names)}; allowed: each name once")
+                self._refusals.refuse(key, f"found {shown(list(names))}; allowed: each name once")
+            elif not all(name.isprintable() for name in names):
+                self._refusals.refuse(key, f"found {shown(list(names))}; allowed: names of printable characters")
 
     def _note_unused(self) -> None:
         subsampled = [key for key in declared_keys(ModelKeys) if key.attributes[0] in _SUBSAMPLED_KEYS]

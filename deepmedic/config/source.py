@@ -74,6 +74,10 @@ class Refusals:
         """Return whether none of the keys was refused so far, so that their values mean something."""
         return self._refused.isdisjoint(keys)
 
+    def line(self, key: str) -> int | None:
+        """Return the line of a key, or None for one that is not in the file."""
+        return line_of((key,), self._lines)
+
     def where(self, key: str | KeyPath) -> str:
         """Return "file:line", or the file alone for a key that is not in it."""
         path: KeyPath = (key,) if isinstance(key, str) else key
@@ -102,15 +106,20 @@ def key_label(path: KeyPath) -> str:
         if isinstance(part, int):
             label += f", entry {part + 1}"
         else:
-            name = part if _PLAIN_KEY.fullmatch(part) else json.dumps(part)
+            name = part if _PLAIN_KEY.fullmatch(part) else shown(part)
             label += f".{name}" if label else name
     return label
 
 
 def shown(value: Any, dialect: Dialect = "toml") -> str:
     """Return a value as it is spelled in the file's dialect, shortened to fit a message."""
-    text = repr(value) if dialect == "python" else _toml_spelling(value)
+    text = printable(repr(value) if dialect == "python" else _toml_spelling(value))
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def printable(text: str) -> str:
+    """Return a text with "?" for every character that a terminal would not show, or would act upon."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _toml_spelling(value: Any) -> str:

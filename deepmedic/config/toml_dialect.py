@@ -7,7 +7,7 @@ from pathlib import Path
 
 import tomli
 
-from deepmedic.config.source import ConfigFile
+from deepmedic.config.source import ConfigFile, printable
 from deepmedic.config.toml_lines import KeyScan, scan_keys
 from deepmedic.errors import ConfigError
 
@@ -56,7 +56,9 @@ def repeated_keys(path: Path, repeated: dict[str, list[int]]) -> ConfigError | N
     if not repeated:
         return None
     first_lines = min(repeated.values())
-    found = "; ".join(f"{name} stands on lines {' and '.join(map(str, lines))}" for name, lines in repeated.items())
+    found = "; ".join(
+        f"{printable(name)} stands on lines {' and '.join(map(str, lines))}" for name, lines in repeated.items()
+    )
     return ConfigError(f"{path}:{first_lines[-1]}: a key may stand only once: {found}; keep one of them")
 
 
@@ -68,8 +70,7 @@ def pointed_line(text: str, position: int) -> tuple[int, int, str]:
     number, column = text.count("\n", 0, position) + 1, position - start + 1
     cut = max(0, column - 100)  # keep the caret of a very long line in view
     shown = line[cut : cut + 160].expandtabs(1)
-    printable = "".join(character if character.isprintable() else "?" for character in shown)
-    return number, column, f"    {printable}\n    {' ' * (column - 1 - cut)}^"
+    return number, column, f"    {printable(shown)}\n    {' ' * (column - 1 - cut)}^"
 
 
 def _refusal(path: Path, text: str, error: tomli.TOMLDecodeError) -> ConfigError:

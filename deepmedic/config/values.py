@@ -97,7 +97,11 @@ class Converter:
 
     def _unknown_sub_key(self, name: str, keys: dict[str, Key], path: KeyPath) -> str:
         if name in self._known_elsewhere:
-            return f"is a key of the file, not of the table {path[0]}; move it out of that table"
+            table = str(path[0])
+            return (
+                f"is a key of the file, not of the table {table} that begins on line {self._refusals.line(table)}; "
+                "move it above that line"
+            )
         nearest = difflib.get_close_matches(name, keys, n=1, cutoff=0.5)
         hint = f"; did you mean {nearest[0]}?" if nearest else ""
         return f"is not a key of this table{hint} (allowed: {listed(keys)})"

@@ -9,6 +9,7 @@ import pytest
 
 from deepmedic.errors import DeepMedicError
 
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     """Write a text as a config file and return its path."""
