@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,10 @@ class SavedModel:
     provenance: dict[str, Any] | None = None
     """What the model was made from."""
 
+    def __repr__(self) -> str:
+        trained = "trained" if self.trained else "untrained"
+        return f"SavedModel({self.name!r}, {self.architecture.classes} classes, {trained})"
+
     @property
     def name(self) -> str:
         return self.config.name
@@ -57,6 +61,12 @@ class SavedModel:
     @property
     def architecture(self) -> Architecture:
         return self.config.architecture
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes for logs: those of the config, else "class 0", "class 1", ..."""
+        numbered = tuple(f"class {number}" for number in range(self.architecture.classes))
+        return self.config.class_names or numbered
 
     @property
     def trained(self) -> bool:
@@ -102,6 +112,18 @@ class SavedModel:
             dialect=config.source.dialect,
             provenance={"kind": "new", "seed": seed},
         )
+
+    def with_config(self, config: ModelConfig) -> SavedModel:
+        """The same parameters with names and sizes of segments as in another config of the same architecture.
+
+        Names of channels and classes stay where that config gives none.
+        """
+        named = replace(
+            config,
+            channel_names=config.channel_names or self.config.channel_names,
+            class_names=config.class_names or self.config.class_names,
+        )
+        return replace(self, config=named)
 
     def network(self) -> DeepMedicNet:
         """Build the network with these parameters, on the CPU and in inference mode.

@@ -274,3 +274,28 @@ def test_bias_adds_one_number_per_channel() -> None:
     with torch.no_grad():
         layer.bias.copy_(torch.tensor([1.0, -2.0]))
     assert layer(torch.zeros(1, 2, 1, 1, 2)).flatten().tolist() == [1, 1, -2, -2]
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_fast_backward_pass_of_prelu_equals_that_of_torch(memory_format: torch.memory_format) -> None:
+    generator = torch.Generator().manual_seed(5)
+    values = torch.randn(2, 3, 5, 4, 6, generator=generator)
+    values[0, 0, 0, 0, 0] = 0.0
+    images = values.clone(memory_format=memory_format).requires_grad_()
+    reference = values.clone().requires_grad_()
+    upstream = torch.randn(values.shape, generator=generator)
+    layer = PReLU(3)
+    alpha = layer.prelu_alpha.detach().clone().requires_grad_()
+    layer(images).backward(upstream)
+    torch.nn.functional.prelu(reference, alpha).backward(upstream)
+    torch.testing.assert_close(images.grad, reference.grad, rtol=1e-6, atol=0, check_stride=False)
+    torch.testing.assert_close(layer.prelu_alpha.grad, alpha.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_batch_statistics_on_a_cpu_equal_those_in_double_precision() -> None:
+    values = 100.0 + torch.randn(3, 4, 9, 8, 7, generator=torch.Generator().manual_seed(6))
+    layer = RollingBatchNorm(4, window=1, epsilon=1e-38).train()
+    layer(values)
+    variance, mean = torch.var_mean(values.double(), dim=(0, 2, 3, 4), correction=0)
+    torch.testing.assert_close(layer.bn_mean.double(), mean, rtol=1e-6, atol=0)
+    torch.testing.assert_close(layer.bn_var.double(), variance, rtol=1e-4, atol=0)
