@@ -56,7 +56,7 @@ _install() {
         offline=(--no-index --find-links "$WHEELHOUSE")
     fi
     local pip=("$PY" -m pip --disable-pip-version-check --quiet install -c "$ENVIRONMENT_ROOT/constraints.txt" "${offline[@]}")
-    "${pip[@]}" setuptools && "${pip[@]}" --no-build-isolation --editable "$ENVIRONMENT_ROOT[$1]"
+    "${pip[@]}" "setuptools>=77" && "${pip[@]}" --no-build-isolation --editable "$ENVIRONMENT_ROOT[$1]"
 }
 
 prepare_environment() {

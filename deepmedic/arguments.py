@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -27,7 +28,9 @@ class CommandOption:
 
 
 OPTIONS = (
-    CommandOption("-newModel", "new_model", "Create and save an untrained model; may be followed by -train.", "MODEL.cfg"),
+    CommandOption(
+        "-newModel", "new_model", "Create and save an untrained model; may be followed by -train.", "MODEL.cfg"
+    ),
     CommandOption("-train", "train", "A training session. Repeated, it goes on where it stopped.", "TRAIN.cfg"),
     CommandOption("-test", "test", "An inference session: segment the listed scans.", "TEST.cfg"),
     CommandOption(
@@ -50,6 +53,7 @@ OPTIONS = (
     CommandOption("-h", "help", "This help."),
     CommandOption("--help", "help", "This help."),
 )
+_DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = ("new_model", "train", "test", "inspect", "self_test", "explain", "version", "help")
 
@@ -100,8 +104,9 @@ def parse(words: Sequence[str]) -> Arguments:
         if not option.metavar:
             setattr(arguments, option.attribute, True)
             continue
-        if position >= len(words) or words[position] in _BY_NAME:
-            raise CommandLineError(f"{word} needs a value: {word} {option.metavar}")
+        if position >= len(words) or _looks_like_option(words[position]):
+            found = f", found {words[position]}" if position < len(words) else ""
+            raise CommandLineError(f"{word} needs a value{found}: {word} {option.metavar}")
         setattr(arguments, option.attribute, _convert(option, words[position]))
         position += 1
     arguments.given = tuple(given)
@@ -114,8 +119,7 @@ def help_text() -> str:
     """What `-h` prints."""
     width = max(len(option.name) + len(option.metavar) for option in OPTIONS) + 2
     lines = ["usage: deepmedic OPTIONS   (or: python deepmedic_run.py OPTIONS)", "", "options:"]
-    for option in OPTIONS:
-        lines.append(f"  {f'{option.name} {option.metavar}'.ljust(width)} {option.help}")
+    lines += [f"  {f'{option.name} {option.metavar}'.ljust(width)} {option.help}" for option in OPTIONS]
     lines += [
         "",
         "typical calls:",
@@ -126,6 +130,11 @@ def help_text() -> str:
         "  deepmedic -explain learningRate                           what a config key means",
     ]
     return "\n".join(lines)
+
+
+def _looks_like_option(word: str) -> bool:
+    """True for what cannot be a value: a path that begins with a dash is written ./-path, a negative number is one."""
+    return word.startswith("-") and not word.lstrip("-").isdecimal()
 
 
 def _find(word: str) -> CommandOption:
@@ -139,16 +148,20 @@ def _find(word: str) -> CommandOption:
     longer = [name for name in _BY_NAME if name.lower().startswith(bare.lower())]
     near = longer or difflib.get_close_matches(bare, list(_BY_NAME), n=1)
     if longer:
-        raise CommandLineError(f"Unknown option {word}: options are not abbreviated; did you mean {' or '.join(longer)}?")
+        raise CommandLineError(
+            f"Unknown option {word}: options are not abbreviated; did you mean {' or '.join(longer)}?"
+        )
     advice = f" Did you mean {near[0]}?" if near else f" {USAGE}"
     raise CommandLineError(f"Unknown option {word}.{advice}")
 
 
 def _convert(option: CommandOption, value: str) -> str | int | Path:
     if option.attribute == "seed":
-        if not value.isdecimal() or int(value) >= 2**63:
+        if not value.isdecimal() or len(value) > 19 or int(value) >= 2**63:
             raise CommandLineError(f"-seed {value}: allowed are whole numbers from 0 to {2**63 - 1}.")
         return int(value)
+    if option.attribute == "device" and not _DEVICE.fullmatch(value.lower()):
+        raise CommandLineError(f"-dev {value}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
     types = {item.name: item.type for item in fields(Arguments)}
     if types[option.attribute] == "Path | None":
         if not value:

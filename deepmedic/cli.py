@@ -6,32 +6,70 @@ Nothing heavy is imported before it is needed: help, refusals of the command lin
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from deepmedic import arguments as command_line
 from deepmedic.arguments import Arguments
 from deepmedic.errors import DeepMedicError
 
 _DEFECT = 1
+_RESOURCES = 6
+_PIPE_CLOSED = 128 + signal.SIGPIPE
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; `words` are the arguments without the program's name."""
     try:
-        arguments = command_line.parse(sys.argv[1:] if words is None else words)
-        return _command(arguments)(arguments)
+        with _stopping_on_signals():
+            arguments = command_line.parse(sys.argv[1:] if words is None else words)
+            code = _command(arguments)(arguments)
+            sys.stdout.flush()
     except DeepMedicError as error:
-        sys.stderr.write(f"deepmedic: {error}\n")
-        return error.exit_code
+        return _refuse(str(error), error.exit_code)
     except BrokenPipeError:
-        return _DEFECT
-    except KeyboardInterrupt:
-        sys.stderr.write("deepmedic: interrupted before the session had anything to save.\n")
-        return 130
+        # Whoever read the output has gone, as `head` does; nothing more can be said there.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _PIPE_CLOSED
+    except KeyboardInterrupt as interrupt:
+        return _refuse("interrupted; there was nothing new to save.", 128 + (interrupt.args or (signal.SIGINT,))[0])
+    except MemoryError:
+        return _refuse("memory ran out; use smaller segments, batches or images, or a machine with more.", _RESOURCES)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _refuse(f"{where}the system says: {error.strerror or error}. Check the path, its rights and the disk.")
     except Exception:
         logging.getLogger(__name__).exception("This is a defect of the program, please report it with the lines below.")
         return _DEFECT
+    return code
+
+
+@contextmanager
+def _stopping_on_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGUSR1 end the block as SIGINT does, so that what it holds is released; sessions save first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: FrameType | None) -> None:
+        raise KeyboardInterrupt(number)
+
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _refuse(message: str, exit_code: int = _RESOURCES) -> int:
+    sys.stderr.write(f"deepmedic: {message}\n")
+    return exit_code
 
 
 def _command(arguments: Arguments) -> Callable[[Arguments], int]:

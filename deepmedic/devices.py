@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 
@@ -15,6 +16,8 @@ from deepmedic.config.sections import ExecutionConfig
 from deepmedic.errors import CommandLineError, ResourceError
 
 log = logging.getLogger(__name__)
+
+Precision = Literal["float32", "tf32", "bf16"]
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -48,30 +51,57 @@ def describe(device: torch.device) -> str:
     return f"{properties.name} ({device}, {properties.total_memory / 2**30:.0f} GiB)"
 
 
-def configure(device: torch.device, execution: ExecutionConfig) -> bool:
-    """Set precision and determinism of torch for a session; return whether it is deterministic.
+def is_deterministic(device: torch.device, execution: ExecutionConfig) -> bool:
+    """Whether a session uses deterministic algorithms only: as `deterministic` says, by default on a CPU."""
+    return device.type == "cpu" if execution.deterministic is None else execution.deterministic
 
-    float32 is the reference and switches TF32 off; "tf32" and "bf16" are explicit choices.
-    """
-    tf32 = execution.precision == "tf32"
-    torch.backends.cuda.matmul.allow_tf32 = tf32
-    torch.backends.cudnn.allow_tf32 = tf32
-    deterministic = device.type == "cpu" if execution.deterministic is None else execution.deterministic
+
+@contextmanager
+def session_numerics(device: torch.device, execution: ExecutionConfig) -> Iterator[None]:
+    """Set precision and determinism of torch inside the block, for forward and backward passes alike."""
+    deterministic = is_deterministic(device, execution)
     if deterministic and device.type == "cuda":
         # cuBLAS is only reproducible with a fixed workspace, which it reads from the environment at its first use.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=False)
+    before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, _fill_memory()
+    # The same as use_deterministic_algorithms, which would import the compiler and so take seconds.
+    torch.set_deterministic_debug_mode("error" if deterministic else "default")
     torch.backends.cudnn.benchmark = not deterministic
-    # Filling new tensors only helps to find reads of memory that nothing wrote, and costs a third of inference on a CPU.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    return deterministic
+    # Filling new tensors only helps to find reads of memory that nothing wrote; it costs a third of inference on a CPU.
+    _set_fill_memory(False)
+    try:
+        with _tf32(execution.precision == "tf32"):
+            yield
+    finally:
+        torch.set_deterministic_debug_mode(before[0])
+        torch.backends.cudnn.benchmark = before[1]
+        _set_fill_memory(before[2])
 
 
-@contextlib.contextmanager
-def autocast(device: torch.device, execution: ExecutionConfig) -> Iterator[None]:
-    """Compute convolutions in bfloat16 inside the block when the config asks for `precision = "bf16"`."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=execution.precision == "bf16"):
+@contextmanager
+def numerical_precision(precision: Precision, device: torch.device) -> Iterator[None]:
+    """Compute a forward pass with that precision inside the block: float32 switches TF32 off, bf16 is autocast."""
+    with _tf32(precision == "tf32"), torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
         yield
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = matmul.allow_tf32, cudnn.allow_tf32
+    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        matmul.allow_tf32, cudnn.allow_tf32 = before
+
+
+def _fill_memory() -> bool:
+    return bool(torch.utils.deterministic.fill_uninitialized_memory)  # type: ignore[attr-defined]
+
+
+def _set_fill_memory(fill: bool) -> None:
+    torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def _without_cuda(wanted: str, *, explicit: bool) -> torch.device:
@@ -80,8 +110,8 @@ def _without_cuda(wanted: str, *, explicit: bool) -> torch.device:
     if driver and hidden is None:
         built = torch.version.cuda or "no CUDA, a CPU build"
         raise ResourceError(
-            f"This machine has {driver}, but the installed torch {torch.__version__} (built for {built}) cannot use it. "
-            f"Install a build that fits: {nvidia.install_command(driver, torch.__version__)} "
+            f"This machine has {driver}, but the installed torch {torch.__version__} (built for {built}) cannot use "
+            f"it. Install a build that fits: {nvidia.install_command(driver, torch.__version__)} "
             "- or choose the CPU with -dev cpu."
         )
     if explicit:
@@ -116,12 +146,17 @@ def _usable(device: torch.device) -> torch.device:
     try:
         probe = torch.ones(8, device=device)
         total = float((probe + probe).sum())
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            f"{device} has no free memory: {str(error).splitlines()[0]} Wait until others have finished, choose "
+            "another device, or use -dev cpu."
+        ) from error
     except RuntimeError as error:
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         driver = nvidia.find_driver() or nvidia.NvidiaDriver("", ())
         raise ResourceError(
-            f"{torch.cuda.get_device_name(device)} (compute capability {capability}, driver {driver.version}) cannot be "
-            f"used by torch {torch.__version__} built for CUDA {torch.version.cuda}, which has code for "
+            f"{torch.cuda.get_device_name(device)} (compute capability {capability}, driver {driver.version}) cannot "
+            f"be used by torch {torch.__version__} built for CUDA {torch.version.cuda}, which has code for "
             f"{' '.join(torch.cuda.get_arch_list())}: {error}. "
             f"Install a build that fits: {nvidia.install_command(driver, torch.__version__)} - or use -dev cpu."
         ) from error

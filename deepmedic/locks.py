@@ -82,6 +82,25 @@ def session_lock(folder: Path, session: str) -> Iterator[Path]:
             os.close(descriptor)
 
 
+def refuse_if_held(folder: Path, session: str) -> None:
+    """Raise OutputHeldError if another process holds the output `folder` for `session`; makes and changes nothing."""
+    path = folder / "logs" / f".{session}.lock"
+    if path.with_suffix(".held").exists() and not _is_dead(path.with_suffix(".held")):
+        raise _held_by_another(folder, session, path.with_suffix(".held"))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise _held_by_another(folder, session, path) from None
+    except OSError:
+        return
+    finally:
+        os.close(descriptor)
+
+
 def read_holder(path: Path) -> Holder | None:
     """Who wrote a lock file; None where that cannot be read."""
     try:

@@ -213,6 +213,7 @@ def test_file_system_without_locks_uses_the_file_itself(tmp_path, monkeypatch):
         (os.getppid(), socket.gethostname(), True),
         (os.getpid(), "another", True),
     ],
+    ids=["own number", "alive", "another host"],  # numbers of processes differ between workers of pytest-xdist
 )
 def test_file_system_without_locks_looks_the_holder_up(tmp_path, monkeypatch, pid, host, blocks):
     monkeypatch.setattr(fcntl, "flock", without_locks)

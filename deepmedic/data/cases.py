@@ -106,6 +106,13 @@ def read_cases(
     return cases
 
 
+def image_ref(text: str, folder: Path, listed_at: str = "") -> ImageRef:
+    """Return the image that a user names by `path` or `path[volume]`, relative to a folder."""
+    match = _ONE_VOLUME.fullmatch(text)
+    path, volume = (match["path"], int(match["volume"])) if match else (text, None)
+    return ImageRef(Path(os.path.abspath(folder / path)), volume, listed_at)
+
+
 def duplicates_between(training: Sequence[Case], validation: Sequence[Case]) -> list[str]:
     """Say which images serve both training and validation, also where links give them another name."""
     used = {_identity(ref): (case, ref) for case in training for ref in (*case.channels, case.labels) if ref}
@@ -232,9 +239,7 @@ def _refs(column: Column) -> list[ImageRef | None]:
         if entry.text == MISSING:
             refs.append(None)
             continue
-        match = _ONE_VOLUME.fullmatch(entry.text)
-        text, volume = (match["path"], int(match["volume"])) if match else (entry.text, None)
-        refs.append(ImageRef(Path(os.path.abspath(column.source.parent / text)), volume, column.place(index)))
+        refs.append(image_ref(entry.text, column.source.parent, column.place(index)))
     return refs
 
 

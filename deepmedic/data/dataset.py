@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -14,9 +14,10 @@ from deepmedic.data.padding import Padding3
 from deepmedic.data.pool import elements_for
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
 from deepmedic.data.volumes import CaseHeaders, check_cases, load_case
-from deepmedic.errors import ProblemList
+from deepmedic.errors import DataError, ProblemList
 
 log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class CaseNeeds:
@@ -41,7 +42,8 @@ class DataSet:
     needs: CaseNeeds
     notes: list[str] = field(default_factory=list)
     """What the user should know about the data before the run."""
-    _noted: set[int] = field(default_factory=set)
+    _noted: set[int | str] = field(default_factory=set)
+    """Cases whose notes were logged, and "intensities" when that warning was."""
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -57,9 +59,26 @@ class DataSet:
         prepared = prepare_case(loaded, self.needs.margins, self.preprocessing, self.needs.segment)
         if index not in self._noted:
             self._noted.add(index)
-            for note in [*prepared.notes, *([warning] if warning else [])]:
+            for note in prepared.notes:
                 log.warning("%s, case %s: %s", self.role, self.cases[index].name, note)
+        if warning and "intensities" not in self._noted:
+            self._noted.add("intensities")  # once for all cases: they were all made in the same way
+            log.warning("%s, case %s: %s", self.role, self.cases[index].name, warning)
         return prepared
+
+    def load_if_usable(self, index: int) -> PreparedCase | None:
+        """Read one case as `load` does; None for one that cannot be used while cases may be skipped."""
+        try:
+            return self.load(index)
+        except DataError:
+            if not self.preprocessing.allow_skipped_cases:
+                raise
+            return None
+
+    def for_segment(self, segment: Size3, margins: Padding3) -> DataSet:
+        """The same cases, prepared for segments of another size; each note is still logged once."""
+        needs = replace(self.needs, segment=segment, margins=margins)
+        return replace(self, needs=needs, notes=[])
 
     def padded_size(self, index: int) -> Size3:
         """Size of one case after padding, from its header."""
@@ -100,8 +119,23 @@ def read_data_set(
         categories: number of sampling categories that weight maps must match.
     """
     notes: list[str] = []
+    # How many listing files of channels there are was compared with the model when the config was.
+    channels = None if config.table is None else needs.channels
     cases = read_cases(
-        config, role, problems, notes, needs_labels=needs_labels, categories=categories, channels=needs.channels
+        config, role, problems, notes, needs_labels=needs_labels, categories=categories, channels=channels
     )
     headers = check_cases(cases, preprocessing, problems, notes) if cases else []
     return DataSet(role, cases, headers, preprocessing, needs, notes)
+
+
+def check_without_model(
+    config: DataConfig,
+    role: str,
+    preprocessing: PreprocessingConfig,
+    problems: ProblemList,
+    *,
+    needs_labels: bool,
+) -> None:
+    """Add to `problems` what is wrong with a data set as far as that can be said when the model could not be read."""
+    cases = read_cases(config, role, problems, needs_labels=needs_labels)
+    check_cases(cases, preprocessing, problems, [])

@@ -68,6 +68,17 @@ class SubepochSampler:
         order = chosen_order(self._id(epoch, subepoch), self.n_cases)
         return [case for case in order if case not in self._unusable][: self.request.cases]
 
+    def leave_out(self, case: int) -> None:
+        """Pass over a case from now on, as one from which no centre can be drawn."""
+        self._unusable.add(case)
+
+    def keep(self, case: int, prepared: PreparedCase) -> bool:
+        """Keep a case that was read ahead, if the pool has room; return whether segments can be drawn from it."""
+        key = CaseKey(self.role, case)
+        if key in self.pool or self.pool.offer(key, prepared):
+            return self._is_usable(key)
+        return True
+
     def plan(self, epoch: int, subepoch: int) -> SubepochPlan:
         """Make the cases of a subepoch resident and return its segments.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -13,14 +12,23 @@ import torch
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.data.memory import memory_limit
+from deepmedic.devices import Precision, numerical_precision
 from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
 from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
 
-log = logging.getLogger(__name__)
+__all__ = [
+    "Attempt",
+    "InferenceSettings",
+    "Precision",
+    "attempts",
+    "default_tile_memory",
+    "is_out_of_memory",
+    "numerical_precision",
+]
 
-Precision = Literal["float32", "tf32", "bf16"]
+log = logging.getLogger(__name__)
 
 _GIB = 2**30
 _CPU = torch.device("cpu")
@@ -89,19 +97,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
-
-
-@contextmanager
-def numerical_precision(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Compute with that precision inside the block: float32 switches TF32 off, bf16 is torch's autocast."""
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = precision == "tf32"
-    try:
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            yield
-    finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
 
 
 def default_tile_memory(device: torch.device) -> int:

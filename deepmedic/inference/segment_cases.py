@@ -88,7 +88,12 @@ class SegmentationSummary:
         return FINISHED_WITH_SKIPPED_CASES if self.failures else 0
 
 
-def segment_cases(net: DeepMedicNet, data: CaseSource, options: SegmentationOptions) -> SegmentationSummary:
+def segment_cases(
+    net: DeepMedicNet,
+    data: CaseSource,
+    options: SegmentationOptions,
+    existing: dict[int, ExistingResults] | None = None,
+) -> SegmentationSummary:
     """Segment all cases; the next one is read while one is computed, and the one before is saved.
 
     With `options.saving`, cases whose results this run already wrote are kept, and `metrics.csv` and `metrics.json`
@@ -98,6 +103,7 @@ def segment_cases(net: DeepMedicNet, data: CaseSource, options: SegmentationOpti
         net: on the device of `options.inference`.
         data: the cases.
         options: how.
+        existing: what `survey` found, if that was asked for already.
 
     Raises:
         OutputHeldError: the output folder holds results of another run; nothing was computed or changed.
@@ -108,7 +114,8 @@ def segment_cases(net: DeepMedicNet, data: CaseSource, options: SegmentationOpti
     started = time.monotonic()
     log.info("Starting full Segmentation of %s subjects", options.purpose)
     summary = SegmentationSummary()
-    existing = survey(data.cases, options.saving)
+    if existing is None:
+        existing = survey(data.cases, options.saving)
     for index, results in existing.items():
         _keep(index, data.cases[index], results, options, summary)
     remaining = [index for index in range(len(data.cases)) if index not in existing]

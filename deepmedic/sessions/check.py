@@ -4,98 +4,113 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
+from deepmedic.config.training import SamplingConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text
+from deepmedic.data.sampling_maps import SamplingRule, row_masses
+from deepmedic.data.source import nothing_to_draw, read_ahead
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError, ProblemList
 from deepmedic.files import write_json_atomically
+from deepmedic.locks import refuse_if_held
 from deepmedic.model import parameters
 from deepmedic.sessions import estimates
 from deepmedic.sessions.new_model import NewModelPlan
-from deepmedic.sessions.testing import TestPlan
+from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
+from deepmedic.sessions.training_session import exit_code_of
 
 log = logging.getLogger(__name__)
 
 
 def training(plan: TrainingPlan) -> int:
-    """Check a training session to the last voxel; returns the exit code that the run would begin with."""
-    skipped = _read_all([data for data in (plan.training, plan.validation or plan.validation_volumes) if data])
-    config, model = plan.config, plan.beginning.model
-    architecture, segment = model.architecture, model.config.segment_size_train
-    steps = config.epochs * config.subepochs * (config.segments_per_subepoch // config.batch_size)
-    one = estimates.seconds_per_step(model.network(), segment, config.batch_size, plan.device)
-    volumes = sum(estimates.volume_bytes(data) for data in (plan.training, plan.validation) if data)
+    """Check a training session to the last voxel; returns the exit code that the run would begin with.
+
+    Raises:
+        DeepMedicError: everything that is wrong, listed together.
+    """
+    refuse_if_held(plan.paths.folder, plan.paths.session)
     findings = {
         "session": plan.paths.session,
         "output": str(plan.paths.folder),
         "begins": _beginning(plan),
-        "device": str(plan.device),
-        "cases": {data.role: len(data) for data in (plan.training, plan.validation or plan.validation_volumes) if data},
-        "parameters": parameters.count_parameters(model.network()),
-        "receptiveField": list(architecture.receptive_field),
-        "trainingSteps": steps,
-        "estimated": {
-            "time": f"{one * steps / 3600:.2f} hours for the steps, at {one:.2f} s a step (measured on one segment)",
-            "memoryOfVolumes": bytes_as_text(min(volumes, estimates.volume_budget(config, plan.device))),
-            "memoryOfOneStep": bytes_as_text(
-                estimates.activation_bytes(architecture, segment, config.batch_size, training=True)
-            ),
-            "disk": bytes_as_text(estimates.training_disk(config, model, plan.validation_volumes)),
-        },
-        "notes": plan.notes,
-        "settings": to_plain(config),
+        "device": devices.describe(plan.device),
+        "receptiveField": list(plan.beginning.model.architecture.receptive_field),
+        "parameters": parameters.count_parameters(plan.beginning.model.network()),
     }
-    return _print(plan.arguments, findings, skipped)
+    if plan.beginning.kind == "finished":
+        _report(findings | {"settings": to_plain(plan.config)}, plan.arguments)
+        return exit_code_of(plan.beginning.state)
+    config, problems, skipped = plan.config, ProblemList(), dict(plan.beginning.state.skipped)
+    validation = plan.validation or plan.validation_volumes
+    skipped |= _read(plan.training, problems, config.sampling)
+    if validation is not None:
+        skipped |= _read(validation, problems, config.validation_sampling if plan.validation else None)
+    problems.raise_if_any()
+    findings["cases"] = {data.role: len(data) for data in (plan.training, validation) if data}
+    findings["skippedCases"] = skipped
+    findings["estimated"] = _needs_of_training(plan)
+    _report(findings | {"notes": plan.notes, "settings": to_plain(config)}, plan.arguments)
+    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
 def testing(plan: TestPlan) -> int:
-    """Check an inference session to the last voxel; returns the exit code that the run would begin with."""
-    skipped = _read_all([plan.data])
-    model, config = plan.model, plan.config
-    segment = model.config.segment_size_inference
-    architecture = model.architecture
+    """Check an inference session to the last voxel; returns the exit code that the run would begin with.
+
+    Raises:
+        DeepMedicError: everything that is wrong, listed together.
+    """
+    refuse_if_held(plan.paths.folder, plan.paths.session)
+    kept, problems = find_existing(plan), ProblemList()
+    skipped = _read(plan.data, problems, None)
+    problems.raise_if_any()
+    config, architecture = plan.config, plan.model.architecture
+    segment = plan.model.config.segment_size_inference
+    batch = estimates.activation_bytes(architecture, segment, config.batch_size, training=False)
     findings = {
         "session": plan.paths.session,
         "output": str(plan.paths.folder),
         "model": str(plan.model_path),
-        "device": str(plan.device),
-        "cases": {plan.data.role: len(plan.data)},
+        "device": devices.describe(plan.device),
+        "cases": {plan.data.role: len(plan.data), "kept from before": len(kept)},
+        "skippedCases": skipped,
         "tiling": plan.tiling,
         "estimated": {
-            "memoryOfOneBatch": bytes_as_text(
-                estimates.activation_bytes(architecture, segment, config.batch_size, training=False)
-            ),
+            "time": f"{_hours(plan)} for all cases (measured on one tile)",
+            "memoryOfOneBatch": bytes_as_text(batch),
             "disk": bytes_as_text(estimates.result_bytes(plan.data, architecture.classes)),
         },
         "notes": plan.notes,
         "settings": to_plain(config),
     }
-    return _print(plan.arguments, findings, skipped)
+    _report(findings, plan.arguments)
+    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
-def new_model(plan: NewModelPlan) -> int:
+def new_model(plan: NewModelPlan, arguments: Arguments) -> int:
     """Say what `-newModel` would create."""
-    architecture = plan.config.architecture
     findings = {
         "model": plan.config.name,
         "output": str(plan.folder),
         "parameters": parameters.count_parameters(plan.model.network()),
-        "receptiveField": list(architecture.receptive_field),
+        "receptiveField": list(plan.config.architecture.receptive_field),
+        "estimated": {"disk": bytes_as_text(estimates.parameter_bytes(plan.model))},
         "notes": list(plan.config.source.notes),
         "settings": plan.config.to_dict(),
     }
-    return _print(Arguments(), findings, [])
+    _report(findings, arguments)
+    return 0
 
 
 def _beginning(plan: TrainingPlan) -> str:
-    beginning = plan.beginning
-    position = beginning.state.position
+    beginning, position = plan.beginning, plan.beginning.state.position
     if beginning.kind == "finished":
         return f"finished: {position.epoch} epochs are trained; nothing would be done"
     if beginning.kind == "resumed":
@@ -104,32 +119,60 @@ def _beginning(plan: TrainingPlan) -> str:
     return f"starts from {beginning.path}" if beginning.path else "starts with a new model"
 
 
-def _read_all(data_sets: list[DataSet]) -> list[str]:
-    """Read every voxel of every case; return the names of cases that would be skipped.
+def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
+    """Time, memory and disk that the rest of a training session needs."""
+    config, model = plan.config, plan.beginning.model
+    segment, done = model.config.segment_size_train, plan.beginning.state.position.epoch
+    batches = max(config.segments_per_subepoch // config.batch_size, 1)
+    steps = (config.epochs - done) * config.subepochs * batches
+    with devices.session_numerics(plan.device, config.execution):
+        one = estimates.seconds_per_step(model.network(), segment, config.batch_size, plan.device)
+    volumes = sum(estimates.volume_bytes(data) for data in (plan.training, plan.validation) if data)
+    budget = plan.budgets.training + plan.budgets.validation
+    step = estimates.activation_bytes(model.architecture, segment, config.batch_size, training=True)
+    return {
+        "time": f"{one * steps / 3600:.2f} hours for {steps} steps of {one:.3g} s (measured on one segment), and what "
+        "validation takes",
+        "memoryOfVolumes": f"{bytes_as_text(min(volumes, budget))} (at most {bytes_as_text(budget)})",
+        "memoryOfOneStep": bytes_as_text(step),
+        "disk": bytes_as_text(estimates.training_disk(config, model, plan.validation_volumes)),
+    }
 
-    Raises:
-        DeepMedicError: all bad cases, listed together.
+
+def _hours(plan: TestPlan) -> str:
+    with devices.session_numerics(plan.device, plan.config.execution):
+        return f"{estimates.seconds_of_inference(plan.model.network(), plan.data, plan.device) / 3600:.2g} hours"
+
+
+def _read(data: DataSet, problems: ProblemList, sampling: SamplingConfig | None) -> dict[str, str]:
+    """Read every voxel of every case; return the names of cases that would be left out, and why.
+
+    Args:
+        data: the cases.
+        problems: gets what is wrong with cases that may not be left out.
+        sampling: how segments would be drawn from them; None: they are segmented as a whole.
     """
-    problems, skipped = ProblemList(), []
-    for data in data_sets:
-        for index, case in enumerate(data.cases):
-            try:
-                data.load(index)
-            except DataError as problem:
-                if data.preprocessing.allow_skipped_cases:
-                    log.warning("%s would be skipped: %s", case.name, problem)
-                    skipped.append(case.name)
-                else:
-                    problems.add(problem)
-    problems.raise_if_any()
+    rule = SamplingRule.from_config(sampling, data.needs.classes) if sampling is not None else None
+    skipped = {}
+    for index, read in read_ahead(data):
+        try:
+            case = read()
+            if rule is not None:
+                wanted = np.asarray(rule.proportions) > 0
+                if not (row_masses(rule, case, data.needs.segment).exists & wanted).any():
+                    raise nothing_to_draw(data, index)
+        except DataError as problem:
+            if data.preprocessing.allow_skipped_cases:
+                skipped[data.cases[index].name] = str(problem)
+            else:
+                problems.add(problem)
     return skipped
 
 
-def _print(arguments: Arguments, findings: dict[str, Any], skipped: list[str]) -> int:
+def _report(findings: dict[str, Any], arguments: Arguments) -> None:
     if arguments.output is not None:
         write_json_atomically(Path(arguments.output), findings)
-    sys.stdout.write("\n".join(["OK", *_lines(findings, "")]) + "\n")
-    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
+    log.info("%s", "\n".join(["OK", *_lines(findings, "")]))
 
 
 def _lines(findings: dict[str, Any], indent: str) -> list[str]:

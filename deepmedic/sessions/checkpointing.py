@@ -13,68 +13,124 @@ from deepmedic.files import link_atomically, remove_stale_temporaries
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel, tensors_of
+from deepmedic.model_files import SavedFile, saved_files
 from deepmedic.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
 
-class CheckpointWriter:
-    """Writes what a `Trainer` hands over into the session's folder; the last good checkpoint is always there."""
+class CheckpointFolder:
+    """The files of one session below `cnnModels`: several names for some of its checkpoints."""
 
-    def __init__(self, folder: Path, model: SavedModel, network: DeepMedicNet, keep: int, replaces: list[Path]) -> None:
-        """Create a writer.
+    def __init__(self, path: Path, model_name: str, session: str, keep: int) -> None:
+        """Create a view of a folder.
 
         Args:
-            folder: the session's folder below `cnnModels`.
-            model: everything of the saved model but parameters and training state.
-            network: whose parameters are saved.
+            path: the folder; it need not exist yet.
+            model_name: of the session's model.
+            session: name of the session.
             keep: number of dated checkpoints that stay.
-            replaces: files of an earlier run, removed once the first checkpoint of this one is written.
         """
-        self.folder = folder
-        self.model = model
-        self.network = network
-        self.keep = keep
-        self.newest: Path | None = None
-        self._replaces = replaces
-        self._provisional: Path | None = None
-        for stale in remove_stale_temporaries(folder, exclusive=True):
+        self.path = path
+        self.model_name = model_name
+        self.session = session
+        self._keep = keep
+
+    def dated(self, tag: str = "") -> Path:
+        """A new name for a checkpoint."""
+        return self.path / checkpoints.dated_name(self.model_name, self.session, tag, datetime.now())
+
+    def remove_stale_temporaries(self) -> None:
+        """Remove what an interrupted write left; for the holder of the session's lock only."""
+        for stale in remove_stale_temporaries(self.path, exclusive=True):
             log.info("Removed %s, left by an interrupted write.", stale.name)
 
-    def __call__(self, state: TrainingState, extra: dict[str, Any], is_best: bool) -> None:
-        """Write one checkpoint; the one before validation on whole volumes is replaced by the one after it."""
+    def put_in_order(self, newest: Path, state: TrainingState) -> None:
+        """Give the names that the checkpoints should have according to the newest one; nothing where they have them.
+
+        Done after each save, and at the start of a session: a kill may have come between writing and naming.
+        """
+        files = self._files()
+        if not _named(files, "latest", state.save_index):
+            checkpoints.update_latest(newest, self.model_name, self.session)
+        for tag, counter in self._wanted(state):
+            self._name(files, tag, counter)
+        checkpoints.prune(self.path, self._keep)
+
+    def is_in_order(self, state: TrainingState) -> bool:
+        """Whether the checkpoints have all the names they should have."""
+        files = self._files()
+        return all(_named(files, tag, counter) for tag, counter in [("latest", state.save_index), *self._wanted(state)])
+
+    def _wanted(self, state: TrainingState) -> list[tuple[str, int]]:
+        """Names that checkpoints should have besides the dated ones, each with the counter of its checkpoint."""
+        best = [("best", state.best.get("save_index", 0))] if state.best is not None else []
+        return best + ([("final", state.save_index)] if state.finished else [])
+
+    def _name(self, files: list[SavedFile], tag: str, counter: int) -> None:
+        """Keep the checkpoint with that counter under a name of its own, in place of the earlier one of that kind."""
+        sources = [file.path for file in files if file.header.counter == counter]
+        if not sources:
+            return  # it was removed by hand; the earlier one goes on to have the name
+        if not _named(files, tag, counter):
+            kept = self.dated(tag)
+            link_atomically(sources[0], kept)
+            log.info("The best model so far: %s" if tag == "best" else "The final model: %s", kept)
+        for file in files:
+            if file.tag == tag and file.header.counter != counter:
+                file.path.unlink(missing_ok=True)
+
+    def _files(self) -> list[SavedFile]:
+        owner = (self.model_name, self.session)
+        files = saved_files(self.path)[0] if self.path.is_dir() else []
+        return [file for file in files if file.header.owner == owner]
+
+
+def _named(files: list[SavedFile], tag: str, counter: int) -> bool:
+    return any(file.tag == tag and file.header.counter == counter for file in files)
+
+
+class CheckpointWriter:
+    """Writes what a `Trainer` hands over; the last good checkpoint is always there."""
+
+    def __init__(
+        self,
+        folder: CheckpointFolder,
+        model: SavedModel,
+        network: DeepMedicNet,
+        replaces: list[Path],
+        provisional: Path | None,
+    ) -> None:
+        """Create a writer; for the holder of the session's lock only.
+
+        Args:
+            folder: where checkpoints go.
+            model: everything of the saved model but parameters and training state.
+            network: whose parameters are saved.
+            replaces: files of an earlier run, removed once the first checkpoint of this one is written.
+            provisional: the checkpoint from before a validation on whole volumes that will be repeated, to be
+                replaced by the one after it.
+        """
+        self._folder = folder
+        self._model = model
+        self._network = network
+        self._replaces = replaces
+        self._provisional = provisional
+
+    def __call__(self, state: TrainingState, extra: dict[str, Any]) -> None:
+        """Write one checkpoint; the one before a validation on whole volumes is replaced by the one after it."""
         saved = replace(
-            self.model,
-            parameters=tensors_of(self.network),
-            rolling_rows=parameters.rolling_rows(self.network),
+            self._model,
+            parameters=tensors_of(self._network),
+            rolling_rows=parameters.rolling_rows(self._network),
             training={**state.to_plain(), **extra},
         )
-        path = self._provisional or self._dated(state, "")
+        path = self._provisional or self._folder.dated()
         self._provisional = path if state.position.stage == "volumes" else None
         checkpoints.save(path, saved.to_content())
-        self.newest = checkpoints.update_latest(path, self.model.name, state.session)
-        if is_best:
-            self._keep_as(path, state, "best")
-        if state.finished:
-            self._keep_as(path, state, "final")
-        self._remove_replaced(path)
-        checkpoints.prune(self.folder, self.keep)
-        log.debug("Saved the model at: %s", path)
-
-    def _keep_as(self, path: Path, state: TrainingState, tag: str) -> None:
-        """Keep a checkpoint under a name of its own, in place of the earlier one of that kind."""
-        earlier = list(self.folder.glob(f"{self.model.name}.{state.session}.{tag}.*.save"))
-        kept = self._dated(state, tag)
-        link_atomically(path, kept)
-        for old in earlier:
-            old.unlink(missing_ok=True)
-        log.info("The %s model so far: %s" if tag == "best" else "The %s model: %s", tag, kept)
-
-    def _dated(self, state: TrainingState, tag: str) -> Path:
-        return self.folder / checkpoints.dated_name(self.model.name, state.session, tag, datetime.now())
-
-    def _remove_replaced(self, written: Path) -> None:
-        for path in self._replaces:
-            if path not in (written, self.newest):
-                path.unlink(missing_ok=True)
+        for earlier in self._replaces:
+            if earlier != path:
+                earlier.unlink(missing_ok=True)
         self._replaces = []
+        self._folder.put_in_order(path, state)
+        log.debug("Saved the model at: %s", path)

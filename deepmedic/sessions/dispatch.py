@@ -10,30 +10,41 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import load_model_config, load_test_config, load_train_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import CommandLineError, ConfigError, DeepMedicError, ProblemList
+from deepmedic.errors import CommandLineError, DeepMedicError, ProblemList
 from deepmedic.logs import init_logging, log_refusal
+from deepmedic.model_files import identify
 from deepmedic.sessions.paths import SessionPaths
 
 log = logging.getLogger(__name__)
 
 
 def run(arguments: Arguments) -> int:
-    """Run `-newModel`, `-train` or `-test`, or check what it would use, and return the exit code."""
+    """Run `-newModel`, `-train` or `-test`, or check what it would use, and return the exit code.
+
+    Raises:
+        DeepMedicError: what is wrong; noted in the session's log too, if there is one already.
+    """
     init_logging()
     problems = ProblemList()
-    model_config, session_config = None, None
+    model, session = None, None
     with problems.gather():
-        model_config = _model_config(arguments)
+        model = _model_config(arguments)
     with problems.gather():
-        session_config = _session_config(arguments, model_config)
-    problems.raise_if_any()
-    paths = SessionPaths(session_config.folder_for_output, session_config.session_name) if session_config else None
+        session = _session_config(arguments, model)
     try:
-        return _start(arguments, model_config, session_config)
+        problems.raise_if_any()
+        if session is not None:
+            _refuse_reset_of_nothing(arguments, session, model)
+        return _start(arguments, model, session)
     except DeepMedicError as problem:
-        if paths is not None and not arguments.check:
-            log_refusal(paths.log, str(problem))
+        if session is not None and not arguments.check:
+            log_refusal(SessionPaths(session.folder_for_output, session.session_name).log, str(problem))
         raise
+
+
+def is_model_config(path: Path) -> bool:
+    """True when `-model` (or `-inspect`) names an architecture `.cfg` and not a saved model; by content."""
+    return not path.is_dir() and identify(path) == "config"
 
 
 def _start(arguments: Arguments, model: ModelConfig | None, session: TrainConfig | TestConfig | None) -> int:
@@ -51,43 +62,32 @@ def _start(arguments: Arguments, model: ModelConfig | None, session: TrainConfig
 
     assert model is not None
     plan = new_model.prepare(arguments, model)
-    return check.new_model(plan) if arguments.check else new_model.run(plan)
+    return check.new_model(plan, arguments) if arguments.check else new_model.run(plan)
 
 
 def _model_config(arguments: Arguments) -> ModelConfig | None:
     """The architecture `.cfg` that `-newModel` or, as in v0.8, `-model` names."""
     if arguments.new_model is not None:
-        if not arguments.new_model.is_file():
-            raise ConfigError(f"{arguments.new_model}: there is no such file; -newModel needs a model .cfg.")
         return load_model_config(arguments.new_model)
-    if arguments.model is not None and is_text(arguments.model):
+    if arguments.model is not None and is_model_config(arguments.model):
         return load_model_config(arguments.model)
     return None
 
 
 def _session_config(arguments: Arguments, model: ModelConfig | None) -> TrainConfig | TestConfig | None:
-    path = arguments.train or arguments.test
-    if path is None:
-        return None
-    option = "-train" if arguments.train else "-test"
-    if not path.is_file():
-        raise CommandLineError(f"{option} {path}: there is no such file; name a session's .cfg.")
-    if arguments.train:
-        return load_train_config(path, model=model)
-    return load_test_config(path, model=model)
+    if arguments.train is not None:
+        return load_train_config(arguments.train, model=model)
+    return None if arguments.test is None else load_test_config(arguments.test, model=model)
 
 
-def is_text(path: Path) -> bool:
-    """True when a file is text, as a `.cfg` is and no saved model can be."""
-    if not path.is_file():
-        return False
-    with open(path, "rb") as file:
-        head = file.read(4096)
-    if not head or b"\0" in head:
-        return False
-    try:
-        head.decode("utf-8")
-    except UnicodeDecodeError as error:
-        # A character cut in two at the end of what was read is no sign of a binary file.
-        return len(head) == 4096 and error.start > len(head) - 4
-    return True
+def _refuse_reset_of_nothing(
+    arguments: Arguments, session: TrainConfig | TestConfig, model: ModelConfig | None
+) -> None:
+    """Refuse to keep the weights of a model when none is named; what else starts a session is judged with its files."""
+    names_weights = arguments.load or session.model_path or (arguments.model and model is None)
+    if arguments.reset_optimizer and not names_weights:
+        reset = next(name for name in arguments.given if name.lower().startswith("-resetopt"))
+        raise CommandLineError(
+            f"{reset} keeps the weights of a model, but none is named; add -model X.save (or -load X), or leave "
+            f"{reset} out to train a new model."
+        )

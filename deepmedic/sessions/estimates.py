@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,6 +16,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text, memory_limit
+from deepmedic.data.pool import elements_for
 from deepmedic.data.source import layout_of
 from deepmedic.errors import ResourceError
 from deepmedic.files import free_bytes
@@ -27,18 +31,52 @@ _SHARE_OF_MEMORY = 0.5
 """Of what the device has, for resident volumes, when `memoryBudget` is not given."""
 
 
+@dataclass(frozen=True)
+class Budgets:
+    """Bytes that resident volumes may take."""
+
+    training: int
+    validation: int = 0
+
+
 def volume_bytes(data: DataSet) -> int:
     """Bytes of all cases of a data set once they are resident."""
     return data.total_elements() * layout_of(data).bytes_per_voxel
 
 
-def volume_budget(config: TrainConfig, device: torch.device) -> int:
-    """Bytes that resident volumes may take: `memoryBudget`, or half of the device's memory."""
+def volume_budgets(config: TrainConfig, device: torch.device, validation: DataSet | None) -> Budgets:
+    """Share `memoryBudget`, or half of the device's memory: validation gets what it needs, up to a third."""
     if config.execution.memory_budget is not None:
-        return int(config.execution.memory_budget * _GIB)
-    if device.type == "cuda":
-        return int(_SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
-    return int(_SHARE_OF_MEMORY * memory_limit())
+        together = int(config.execution.memory_budget * _GIB)
+    elif device.type == "cuda":
+        together = int(_SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
+    else:
+        together = int(_SHARE_OF_MEMORY * memory_limit())
+    if validation is None:
+        return Budgets(together)
+    share = max(together // 3, _largest_subepoch(validation, config.cases_per_subepoch))
+    share = min(share, volume_bytes(validation))
+    return Budgets(together - share, share)
+
+
+def check_memory(data: DataSet, cases: int, budget: int) -> None:
+    """Refuse to start when a subepoch could draw from more volumes than the budget holds.
+
+    Args:
+        data: the cases.
+        cases: the most that a subepoch draws from.
+        budget: bytes for resident volumes.
+
+    Raises:
+        ResourceError: names what is needed and what there is.
+    """
+    needed = _largest_subepoch(data, cases)
+    if needed > budget:
+        raise ResourceError(
+            f"{data.role}: the {min(cases, len(data))} largest cases, which one subepoch may draw from, need "
+            f"{bytes_as_text(needed)} of memory, and {bytes_as_text(budget)} may be used for volumes. Lower "
+            "numOfCasesLoadedPerSubepoch, or raise memoryBudget (in GiB) if there is more memory."
+        )
 
 
 def training_disk(config: TrainConfig, model: SavedModel, volumes: DataSet | None) -> int:
@@ -66,11 +104,11 @@ def check_disk(folder: Path, needed: int) -> None:
     Raises:
         ResourceError: names folder, need and what is free, or a folder that cannot be written.
     """
-    existing = folder
-    while not existing.exists():
-        existing = existing.parent
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise ResourceError(f"{folder}: {existing} is not a folder that can be written; choose another folderForOutput.")
+        raise ResourceError(
+            f"{folder}: {existing} is not a folder that can be written; choose another folderForOutput."
+        )
     free = free_bytes(existing)
     if free < needed:
         raise ResourceError(
@@ -93,16 +131,46 @@ def activation_bytes(architecture: Architecture, segment: Size3, batch: int, *, 
 
 def seconds_per_step(network: DeepMedicNet, segment: Size3, batch: int, device: torch.device) -> float:
     """Measure forward and backward of one segment and scale it to a batch; a rough number, made in a moment."""
+    network = network.to(device).train()
+
+    def step(inputs: list[torch.Tensor]) -> None:
+        network(*inputs).square().mean().backward()
+
+    return batch * _seconds_of_one(step, network, segment, device)
+
+
+def seconds_of_inference(network: DeepMedicNet, data: DataSet, device: torch.device) -> float:
+    """Measure the segmentation of one tile and scale it to whole volumes; a rough number, made in a moment."""
+    network, segment = network.to(device).eval(), data.needs.segment
+
+    @torch.inference_mode()
+    def predict(inputs: list[torch.Tensor]) -> None:
+        network(*inputs)
+
+    tile = math.prod(network.architecture.normal.output_size(segment))
+    voxels = sum(math.prod(headers.shape) for headers in data.headers)
+    return voxels / tile * _seconds_of_one(predict, network, segment, device)
+
+
+def _seconds_of_one(
+    compute: Callable[[list[torch.Tensor]], None], network: DeepMedicNet, segment: Size3, device: torch.device
+) -> float:
     sizes = network.architecture.input_sizes(segment)
     inputs = [torch.randn(1, network.architecture.input_channels, *size, device=device) for size in sizes]
-    network = network.to(device).train()
-    for _ in range(2):
+    seconds = 0.0
+    for _ in range(2):  # the first time is spent on getting ready
         started = time.perf_counter()
-        network(*inputs).square().mean().backward()
+        compute(inputs)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
-    return seconds * batch
+    return seconds
+
+
+def _largest_subepoch(data: DataSet, cases: int) -> int:
+    """Bytes of the volumes of a subepoch, should it draw from the largest cases."""
+    sizes = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
+    return sum(sizes[:cases]) * layout_of(data).bytes_per_voxel
 
 
 def _pathway_voxels(kernels: tuple[Size3, ...], feature_maps: tuple[int, ...], size: Size3) -> int:

@@ -16,12 +16,12 @@ from deepmedic.files import write_atomically
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.dispatch import is_text
+from deepmedic.sessions.dispatch import is_model_config
 from deepmedic.sessions.start import read_model
 
 
 def inspect(arguments: Arguments) -> str:
-    """Return the text (or with `-json` the JSON) of `-inspect X`; writes the parameters when `-exportParameters` is given.
+    """Return the text (or with `-json` the JSON) of `-inspect X`; writes parameters if `-exportParameters` is given.
 
     Raises:
         ModelError: the file is missing, damaged or foreign.
@@ -29,7 +29,7 @@ def inspect(arguments: Arguments) -> str:
     """
     path = arguments.inspect
     assert path is not None
-    if is_text(path):
+    if is_model_config(path):
         model, source = SavedModel.new(load_model_config(path), arguments.seed), path
         sha256 = None
     else:

@@ -1,13 +1,12 @@
 """Whether a training session starts, goes on, or is finished already.
 
-The origin of a session is what its first command started from: a saved model by SHA-256, or a model config and a seed,
-and whether the optimiser was reset. The identical command again finds the same origin and goes on from the session's
-newest checkpoint; another origin is refused, because it would mix two trainings in one folder.
+The identical command again finds the origin of the session and goes on from its newest checkpoint; another origin is
+refused, because it would mix two trainings in one folder.
 """
 
 from __future__ import annotations
 
-import logging
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +15,23 @@ from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import settings_changed
 from deepmedic.errors import CommandLineError, ModelError
+from deepmedic.files import sha256_of
 from deepmedic.model.saved import SavedModel
+from deepmedic.model_files import saved_files
+from deepmedic.sessions.origins import is_inside, is_known_origin, is_same_model, other_origin
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.start import Start, StartPoint, origin_of_new, read_model, read_start, weights_digest
+from deepmedic.sessions.start import Start, StartPoint, read_model, read_start, refuse_other_architecture
 from deepmedic.training.state import TrainingState
 
-log = logging.getLogger(__name__)
-
 Kind = Literal["started", "resumed", "finished"]
+
+_DECIDE_BATCHES = (
+    *("channelsTraining", "gtLabelsTraining", "roiMasksTraining", "dataframe_train", "trainingCases"),
+    *("weightedMapsForSamplingEachCategoryTrain", "padInputImagesBool", "segment_size_train", "numberOfSubepochs"),
+    *("typeOfSamplingForTraining", "proportionOfSamplesToExtractPerCategoryTraining", "numOfCasesLoadedPerSubepoch"),
+    *("numberTrainingSegmentsLoadedOnGpuPerSubep", "batchsize_train", "augm_img_prms_tr", "augm_sample_prms_tr"),
+)
+"""Settings with which a subepoch has other batches."""
 
 
 @dataclass
@@ -41,10 +49,12 @@ class Beginning:
     """The optimiser state of a trained model was dropped on request."""
     changes: list[str] = field(default_factory=list)
     """Settings that differ from those of the checkpoint."""
-
-    @property
-    def new_model(self) -> bool:
-        return self.kind == "started" and self.path is None
+    notes: list[str] = field(default_factory=list)
+    """Damaged checkpoints that were passed over."""
+    is_newest: bool = True
+    """False when an earlier one of the session's own checkpoints was named."""
+    files: list[tuple[str, int, int]] = field(default_factory=list)
+    """`files_in` the session's folder before anything in it was read."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +65,19 @@ class Request:
     point: StartPoint | None
     paths: SessionPaths
     settings: dict[str, Any]
-    """The training config as plain values."""
+    """The training config and what its listing files hold, as plain values."""
     epochs: int
+
+
+@dataclass(frozen=True)
+class _Checkpoint:
+    """A checkpoint of the session."""
+
+    path: Path
+    model: SavedModel
+    state: TrainingState
+    notes: list[str] = field(default_factory=list)
+
 
 def begin(request: Request) -> Beginning:
     """Decide how the session begins; reads files, writes nothing.
@@ -65,106 +86,140 @@ def begin(request: Request) -> Beginning:
         CommandLineError: no model is named and the session has none.
         ModelError: the session has another origin, or a model cannot be used as asked.
     """
-    existing = None if request.arguments.overwrite else _newest_of_session(request.paths.models)
-    point, reset = request.point, request.arguments.reset_optimizer
+    files = files_in(request.paths.models)
+    return replace(_begin(request), files=files)
+
+
+def files_in(folder: Path) -> list[tuple[str, int, int]]:
+    """Name, inode and time of each file, by which another process that writes into the folder is noticed."""
+    if not folder.is_dir():
+        return []
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, entry.inode(), entry.stat().st_mtime_ns) for entry in entries)
+
+
+def _begin(request: Request) -> Beginning:
+    folder, point, reset = request.paths.models, request.point, request.arguments.reset_optimizer
+    newest = None if request.arguments.overwrite else _newest_of_session(folder)
     if point is None:
-        if existing is None:
+        if newest is None:
             raise CommandLineError(
                 "-train needs a model to start from: -newModel MODEL.cfg, -model X.save, -model MODEL.cfg, "
                 "or cnnModelFilePath in the config."
             )
-        return _resume(request, *existing)
-    if existing is None:
-        return _start(request, read_start(point, request.arguments.seed, reset))
-    path, model, state = existing
-    own = point.weights is not None and _is_inside(point.weights, request.paths.models)
+        return _resume(request, newest)
+    if newest is None:
+        return _start(request, read_start(point, request.arguments.seed, reset), after=_highest_counter(folder))
+    own = point.weights is not None and is_inside(point.weights, folder)
     if own and not reset:
-        assert point.weights is not None
-        if point.weights.is_dir():
-            return _resume(request, path, model, state)
-        named, named_model, _ = read_model(point.weights)
-        named_state = _state_of(named_model, named)
-        # Checkpoints that follow are newer than all there are, also than those trained after the named one.
-        return _resume(request, named, named_model, replace(named_state, save_index=state.save_index))
-    if _same_origin(point, state.origin, request):
-        return _resume(request, path, model, state)
+        return _go_on_from_own(request, newest)
+    origin = newest.state.origin
+    if is_known_origin(point, origin, request.arguments, folder):
+        return _resume(request, newest)
     start = read_start(point, request.arguments.seed, reset)
-    if reset and (own or start.origin["sha256"] == state.origin["sha256"]):
-        return _start(request, start, after=state.save_index)
-    raise ModelError(
-        f"{request.paths.models}: this session was started from {_describe(state.origin)}, "
-        f"but the command starts from {_describe(start.origin)}. "
-        "Repeat the first command to go on, choose another sessionName, or add -overwrite to start anew."
-    )
+    same_model = is_same_model(start.origin, origin)
+    if same_model and bool(origin["reset"]) == reset:
+        return _resume(request, newest)
+    if reset and (own or same_model):
+        return _start(request, start, after=newest.state.save_index)
+    raise other_origin(folder, newest.model, origin, start)
 
 
-def _newest_of_session(folder: Path) -> tuple[Path, SavedModel, TrainingState] | None:
+def _newest_of_session(folder: Path) -> _Checkpoint | None:
     if not folder.is_dir() or not any(folder.glob("*.save")):
         return None
     path, content, notes = checkpoints.newest_valid(folder)
-    for note in notes:
-        log.warning("%s", note)
-    model = SavedModel.from_content(content, str(path))
-    return path, model, _state_of(model, path)
+    return _checkpoint(path, SavedModel.from_content(content, str(path)), notes)
 
 
-def _state_of(model: SavedModel, path: Path) -> TrainingState:
+def _checkpoint(path: Path, model: SavedModel, notes: list[str]) -> _Checkpoint:
     if model.training is None:
         raise ModelError(f"{path}: lies in a session's folder but is not one of its checkpoints; move it elsewhere.")
-    return TrainingState.from_plain(model.training)
+    return _Checkpoint(path, model, TrainingState.from_plain(model.training), notes)
 
 
-def _is_inside(path: Path, folder: Path) -> bool:
-    return path.resolve() == folder.resolve() or path.resolve().parent == folder.resolve()
+def _highest_counter(folder: Path) -> int:
+    """So that the checkpoints of a session that starts anew are newer than those it replaces."""
+    files = saved_files(folder)[0] if folder.is_dir() else []
+    return max((file.header.counter for file in files), default=0)
 
 
-def _same_origin(point: StartPoint, origin: dict[str, Any], request: Request) -> bool:
-    reset = request.arguments.reset_optimizer
-    if bool(origin["reset"]) != reset:
+def _go_on_from_own(request: Request, newest: _Checkpoint) -> Beginning:
+    """Go on from the session's folder or the checkpoint in it that the command names, an earlier one only once.
+
+    The checkpoints that follow record which one was named, so that the identical command again goes on from the newest.
+    """
+    assert request.point is not None
+    assert request.point.weights is not None
+    named = request.point.weights
+    is_newest = named.is_dir() or named.name == checkpoints.latest_name(newest.model.name, request.paths.session)
+    if is_newest or _was_rewound_to(named, newest.state):
+        return _resume(request, newest)
+    path, model, sha256 = read_model(named)
+    earlier = _checkpoint(path, model, [])
+    if earlier.state.save_index == newest.state.save_index:
+        return _resume(request, newest)
+    state = earlier.state
+    state.rewound = {"named": str(named.resolve()), "sha256": sha256}
+    # What is written next is newer than all there is, and is compared with the best there is.
+    state.save_index = newest.state.save_index
+    both = [best for best in (state.best, newest.state.best) if best is not None]
+    state.best = max(both, key=lambda best: float(best["dice"]), default=None)
+    return replace(_resume(request, earlier), is_newest=False)
+
+
+def _was_rewound_to(named: Path, state: TrainingState) -> bool:
+    rewound = state.rewound
+    if rewound is None or str(named.resolve()) != rewound["named"]:
         return False
-    if point.weights is None:
-        assert point.config is not None
-        wanted = origin_of_new(point.config, request.arguments.seed, reset)
-        return all(wanted[key] == origin[key] for key in ("kind", "sha256", "seed"))
-    if origin["kind"] != "saved":
-        return False
-    if str(point.weights.resolve()) == origin["named"]:
-        # The first command named this path; it may have been a checkpoint that was pruned or replaced since then.
-        return _is_inside(point.weights, request.paths.models) or weights_digest(point.weights) in (
-            None,
-            origin["sha256"],
-        )
-    return weights_digest(point.weights) == origin["sha256"]
+    return not named.is_file() or sha256_of(named) == rewound["sha256"]
 
 
-def _resume(request: Request, path: Path, model: SavedModel, state: TrainingState) -> Beginning:
-    assert model.training is not None
-    extra = {name: model.training[name] for name in ("optimiser", "history", "tally")}
-    changes = settings_changed(state.settings, request.settings)
+def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
+    path, state = checkpoint.path, checkpoint.state
     if request.arguments.seed != state.seed:
         raise ModelError(
             f"{path}: this session draws its samples with -seed {state.seed}, the command says "
             f"-seed {request.arguments.seed}. Give the same seed to go on, or choose another sessionName."
         )
-    if changes and state.position.batch:
-        # The samples of the interrupted subepoch may no longer be the same: it is repeated from its first batch.
-        state.position.step -= state.position.batch
-        state.position.batch, extra["tally"] = 0, None
+    model = _with_named_config(checkpoint.model, request.point, path)
+    # The name goes on, since files of two names in one folder count as those of two models.
+    model = replace(model, config=replace(model.config, name=checkpoint.model.name))
+    changes = settings_changed(state.settings, request.settings)
+    changes += settings_changed(checkpoint.model.config.to_dict(), model.config.to_dict())
+    assert model.training is not None
+    extra = {name: model.training[name] for name in ("optimiser", "history", "tally")}
+    if state.position.batch and any(_decides_batches(change) for change in changes):
+        # The batches of the interrupted subepoch are others now: it is repeated from its first one.
+        _repeat_subepoch(state, extra)
     state.settings = request.settings
-    finished = state.position.epoch >= request.epochs
-    state.finished = finished
-    return Beginning("finished" if finished else "resumed", model, state, extra, path, changes=changes)
+    state.finished = state.position.epoch >= request.epochs
+    kind: Kind = "finished" if state.finished else "resumed"
+    return Beginning(kind, model, state, extra, path, changes=changes, notes=checkpoint.notes)
 
 
-def _start(request: Request, start: Start, after: int = 0) -> Beginning:
+def _decides_batches(change: str) -> bool:
+    return change.partition(":")[0].partition(".")[0] in _DECIDE_BATCHES
+
+
+def _repeat_subepoch(state: TrainingState, extra: dict[str, Any]) -> None:
+    state.position.step -= state.position.batch
+    state.position.batch, extra["tally"] = 0, None
+
+
+def _start(request: Request, start: Start, after: int) -> Beginning:
     """Begin a session from a model that is not one of its own checkpoints (or with its optimiser reset)."""
-    model, reset = start.model, request.arguments.reset_optimizer
+    reset = request.arguments.reset_optimizer
+    model = start.model if start.path is None else _with_named_config(start.model, request.point, start.path)
     state = TrainingState(
-        session=request.paths.session, seed=request.arguments.seed, origin=start.origin, settings=request.settings
+        session=request.paths.session,
+        seed=request.arguments.seed,
+        origin=start.origin,
+        settings=request.settings,
+        save_index=after,
     )
-    state.save_index = after
     if reset or not model.trained:
-        return Beginning("started", model, state, {}, start.path, reset=reset and model.trained)
+        return Beginning("started", model, state, path=start.path, reset=reset and model.trained)
     if model.training is None:
         raise ModelError(
             f"{start.path}: this model is trained but holds no optimiser state to go on from. "
@@ -172,14 +227,19 @@ def _start(request: Request, start: Start, after: int = 0) -> Beginning:
         )
     earlier = TrainingState.from_plain(model.training)
     state.position, state.schedule = earlier.position, earlier.schedule
-    state.position.step -= state.position.batch
-    state.position.batch = 0
-    extra = {name: model.training[name] for name in ("optimiser", "history")} | {"tally": None}
-    finished = state.position.epoch >= request.epochs
-    return Beginning("finished" if finished else "started", model, state, extra, start.path)
+    extra = {name: model.training[name] for name in ("optimiser", "history", "tally")}
+    _repeat_subepoch(state, extra)
+    state.finished = state.position.epoch >= request.epochs
+    return Beginning("finished" if state.finished else "started", model, state, extra, start.path)
 
 
-def _describe(origin: dict[str, Any]) -> str:
-    seed = f" with seed {origin['seed']}" if origin["seed"] is not None else ""
-    reset = ", optimiser reset" if origin["reset"] else ""
-    return f"{origin['named']} (SHA-256 {origin['sha256'][:12]}{seed}{reset})"
+def _with_named_config(model: SavedModel, point: StartPoint | None, path: Path) -> SavedModel:
+    """The model with names and sizes of segments as the `.cfg` beside it says, if one is named.
+
+    Raises:
+        ModelError: the `.cfg` has another architecture.
+    """
+    if point is None or point.config is None:
+        return model
+    refuse_other_architecture(point.config, model, path)
+    return model.with_config(point.config)

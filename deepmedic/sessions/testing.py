@@ -6,7 +6,9 @@ import logging
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -15,14 +17,15 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
-from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
-from deepmedic.errors import CommandLineError, DataError, DeepMedicError, ProblemList
+from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
+from deepmedic.errors import CommandLineError, DataError, ProblemList
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
-from deepmedic.inference.results import ResultFiles, RunIdentity
-from deepmedic.inference.segment_cases import Saving, SegmentationOptions, SegmentationSummary, segment_cases
+from deepmedic.inference.results import ExistingResults, ResultFiles, RunIdentity, output_name
+from deepmedic.inference.segment_cases import SegmentationOptions, SegmentationSummary, segment_cases
+from deepmedic.inference.survey import Saving, survey
 from deepmedic.locks import session_lock
-from deepmedic.logs import EventLog, log_refusal, session_log
+from deepmedic.logs import EventLog, session_log
 from deepmedic.metrics import format_ratio
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
@@ -31,6 +34,9 @@ from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.training.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
+
+_SPACING_TOLERANCE = 0.05
+"""Relative difference of voxel sizes to those of training that is not worth a warning."""
 
 
 @dataclass
@@ -50,7 +56,7 @@ class TestPlan:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def tiling(self) -> str:
+    def tiling(self) -> Literal["segments", "auto"]:
         return choose_tiling(self.config, self.model)
 
 
@@ -68,6 +74,7 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     with problems.gather():
         found = _find_model(arguments, config, model_config)
     if found is None:
+        check_without_model(config.data, "inference", config.preprocessing, problems, needs_labels=False)
         problems.raise_if_any()
         raise AssertionError("a session without a model was not refused")
     path, model, sha256 = found
@@ -95,18 +102,17 @@ def run(plan: TestPlan) -> int:
     paths = plan.paths
     with ExitStack() as stack:
         stack.enter_context(session_lock(paths.folder, paths.session))
+        existing = find_existing(plan)
         stack.enter_context(session_log(paths.log))
+        stack.enter_context(devices.session_numerics(plan.device, plan.config.execution))
         try:
-            return _run(plan)
+            return _run(plan, existing)
         except Interrupted as interrupted:
             log.warning("%s: finished cases are kept. Repeat the same command to compute the rest.", interrupted)
             return interrupted.exit_code
-        except DeepMedicError as problem:
-            log_refusal(paths.log, str(problem))
-            raise
 
 
-def choose_tiling(config: TestConfig, model: SavedModel) -> str:
+def choose_tiling(config: TestConfig, model: SavedModel) -> Literal["segments", "auto"]:
     """The original's tiles wherever its configs, models or a tile size of the user's are involved; else fast ones."""
     if config.tiling is not None:
         return config.tiling
@@ -137,10 +143,10 @@ def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
             'train and segment with orientation = "RAS".'
         )
     spacing = data.median_spacing()
-    if trained.spacing is not None and any(abs(a / b - 1) > 0.05 for a, b in zip(spacing, trained.spacing, strict=True)):
+    if trained.spacing is not None and not np.allclose(spacing, trained.spacing, rtol=_SPACING_TOLERANCE, atol=0):
         notes.append(
             f"The voxel spacing of these cases is {_millimetres(spacing)}, in training it was "
-            f"{_millimetres(trained.spacing)}: the network knows shapes in voxels. Resample the images for good results."
+            f"{_millimetres(trained.spacing)}: the network knows shapes in voxels. Resample the images as in training."
         )
     if trained.zscore is not None and trained.zscore != asdict(data.preprocessing.zscore):
         notes.append(
@@ -158,25 +164,28 @@ def _find_model(
         raise CommandLineError(
             "-test needs a trained model: -model X.save, -model FOLDER, -load X, or cnnModelFilePath in the config."
         )
-    return read_weights(point)
+    path, model, sha256 = read_weights(point)
+    return path, model if point.config is None else model.with_config(point.config), sha256
 
 
-def _run(plan: TestPlan) -> int:
+def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
+    """Return the results that an earlier run of this session wrote, by index of the case.
+
+    Raises:
+        OutputHeldError: there are results of another run.
+    """
+    return survey(plan.data.cases, saving(plan, inference_settings(plan)))
+
+
+def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
     config, model = plan.config, plan.model
-    devices.configure(plan.device, config.execution)
-    log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), config.execution.precision)
+    precision = config.execution.precision
+    log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), precision)
     log.info("Model: %s (SHA-256 %s)", plan.model_path, plan.model_sha256[:12])
     for note in plan.notes:
         log.warning("%s", note)
     if not model.trained:
         log.warning("This model was never trained: its segmentations mean nothing.")
-    inference = InferenceSettings(
-        segment=model.config.segment_size_inference,
-        batch_size=config.batch_size,
-        tiling="segments" if plan.tiling == "segments" else "auto",
-        precision=config.execution.precision,
-        device=plan.device,
-    )
     interruption = Interruption()
     with interruption.listening(), tqdm(desc="segmenting", unit="batch", leave=False, disable=None) as progress:
 
@@ -184,19 +193,32 @@ def _run(plan: TestPlan) -> int:
             progress.update()
             interruption.raise_if_requested()
 
+        inference = inference_settings(plan)
         options = SegmentationOptions(
             inference=inference,
-            saving=_saving(plan, inference),
+            saving=saving(plan, inference),
             allow_skipped_cases=config.preprocessing.allow_skipped_cases,
             class_names=model.config.class_names,
             progress=advance,
         )
-        summary = segment_cases(model.network().to(plan.device), plan.data, options)
+        summary = segment_cases(model.network().to(plan.device), plan.data, options, existing)
     _report(plan, summary)
     return summary.exit_code
 
 
-def _saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
+def inference_settings(plan: TestPlan) -> InferenceSettings:
+    """How the volumes of a session are predicted."""
+    return InferenceSettings(
+        segment=plan.model.config.segment_size_inference,
+        batch_size=plan.config.batch_size,
+        tiling=plan.tiling,
+        precision=plan.config.execution.precision,
+        device=plan.device,
+    )
+
+
+def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
+    """Where the results of a session go."""
     architecture = plan.model.architecture
     ranges = selected_feature_maps(architecture, plan.config.output)
     files = ResultFiles(plan.paths.predictions, plan.config.output, architecture.classes, ranges)
@@ -211,12 +233,18 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
     log.info("%d cases segmented, %d kept from before, %d skipped.", computed, kept, len(summary.failures))
     means = summary.mean_dices
     if means is not None:
-        names = plan.model.config.class_names or tuple(f"class {c}" for c in range(plan.model.architecture.classes))
-        parts = [f"{name} {format_ratio(value)}" for name, value in zip(names[1:], means.dice1[1:], strict=True)]
+        classes = zip(plan.model.class_names[1:], means.dice1[1:], strict=True)
+        parts = [f"{name} {format_ratio(value)}" for name, value in classes]
         log.info("Mean Dice over cases: %s", ", ".join(parts))
         log.info("Metrics: %s", plan.paths.predictions / "metrics.csv")
-    log.info("Segmentations: %s", plan.paths.predictions / "predictions")
-    log.info("Next: look at them in a viewer, for instance ITK-SNAP or FSLeyes, over the scans they were made from.")
+    log.info("Results: %s", plan.paths.predictions)
+    if plan.config.output.save_segmentation:
+        case = plan.data.cases[0]
+        segmentation = saving(plan, inference_settings(plan)).files.segmentation(output_name(0, case))
+        scan = next(image.path for image in case.channels if image is not None)
+        log.info(
+            "Next: look at them over their scans in a viewer, for instance:\n  itksnap -g %s -s %s", scan, segmentation
+        )
 
 
 def _millimetres(spacing: tuple[float, float, float]) -> str:

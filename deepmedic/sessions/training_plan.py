@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,17 +12,21 @@ from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.load import fit_train_config
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.options import Size3
 from deepmedic.config.plain import to_plain
+from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import duplicates_between
-from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
-from deepmedic.errors import DataError, ProblemList
+from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
+from deepmedic.errors import DataError, ModelError, ProblemList
+from deepmedic.files import sha256_of
+from deepmedic.model import parameters
 from deepmedic.sessions import estimates
+from deepmedic.sessions.estimates import Budgets
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.resume import Beginning, Request, begin
 from deepmedic.sessions.start import StartPoint, find_start_point
-
-log = logging.getLogger(__name__)
+from deepmedic.training.optimisers import make_optimiser
 
 
 @dataclass
@@ -32,23 +37,22 @@ class TrainingPlan:
     config: TrainConfig
     paths: SessionPaths
     device: torch.device
-    point: StartPoint | None
+    request: Request
+    """The question whether the session starts or goes on, to be asked again once the output folder is locked."""
     beginning: Beginning
+    """The answer."""
     training: DataSet
     validation: DataSet | None
     """For validation on samples."""
     validation_volumes: DataSet | None
     """The same cases, prepared for segmenting whole volumes."""
+    budgets: Budgets
     notes: list[str] = field(default_factory=list)
     """What the user should know before the run."""
 
-    def request(self) -> Request:
-        """The question whether the session starts or goes on, to be asked again once the output folder is locked."""
-        return _request(self.arguments, self.config, self.paths, self.point)
-
 
 def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig | None) -> TrainingPlan:
-    """Read configs' listing files, headers and the start model; check them together.
+    """Read the start model, listing files and headers; check them together.
 
     Raises:
         DeepMedicError: everything that is wrong, listed together; nothing was written.
@@ -58,70 +62,121 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     with problems.gather():
         device = devices.choose_device(arguments.device)
     paths = SessionPaths(config.folder_for_output, config.session_name)
-    point, beginning = None, None
+    request, beginning = None, None
     with problems.gather():
         point = find_start_point(arguments, config.model_path, model_config)
         point = replace(point, freezing=config.freezing) if point else None
-        beginning = begin(_request(arguments, config, paths, point))
-    if beginning is None:
+        request = _request(arguments, config, paths, point)
+        beginning = begin(request)
+    if beginning is None or request is None:
+        _check_data_alone(config, problems)
         problems.raise_if_any()
         raise AssertionError("a session without a beginning was not refused")
     with problems.gather():
         config = fit_train_config(config, beginning.model.config)
-    notes = list(config.source.notes)
-    training = _read(config, "training", beginning.model.config, problems)
-    validating = config.validate_on_samples or config.validate_on_volumes
-    validation = _read(config, "validation", beginning.model.config, problems) if validating else None
-    volumes = None
-    if validation is not None:
-        _check_split(config, training, validation, problems, notes)
-        if config.validate_on_volumes:
-            volumes = _for_volumes(validation, beginning.model.config)
-    for data in (training, validation):
-        notes += data.notes if data else []
-    with problems.gather():
-        estimates.check_disk(paths.folder, estimates.training_disk(config, beginning.model, volumes))
+        _check_optimiser(config, beginning)
+    # A finished session needs its data no more, so it does not matter what has become of them.
+    data_problems = ProblemList() if beginning.kind == "finished" else problems
+    data = _read_data(config, beginning, data_problems)
+    plan = TrainingPlan(arguments, config, paths, device, request, beginning, *data, Budgets(0))
+    _finish(plan, data_problems)
     problems.raise_if_any()
-    samples = validation if config.validate_on_samples else None
-    return TrainingPlan(arguments, config, paths, device, point, beginning, training, samples, volumes, notes)
+    return plan
 
 
 def _request(arguments: Arguments, config: TrainConfig, paths: SessionPaths, point: StartPoint | None) -> Request:
-    return Request(arguments, point, paths, to_plain(config), config.epochs)
+    settings = to_plain(config) | {"trainingCases": _contents(config.data)}
+    if config.validate_on_samples or config.validate_on_volumes:
+        settings["validationCases"] = _contents(config.validation_data)
+    return Request(arguments, point, paths, settings, config.epochs)
 
 
-def _read(config: TrainConfig, role: str, model: ModelConfig, problems: ProblemList) -> DataSet:
-    training = role == "training"
-    segment = model.segment_size_train if training else model.segment_size_validation
+def _contents(data: DataConfig) -> dict[str, Any]:
+    """What the listing files of a data set say, in short, so that a change of them is noticed."""
+    listings = {"table": data.table, "labels": data.labels, "ROI masks": data.roi_masks}
+    listings |= {f"channel {number}": path for number, path in enumerate(data.channels or (), 1)}
+    listings |= {f"weight map {number}": path for number, path in enumerate(data.weight_maps or (), 1)}
+    return {title: _short_digest(path) for title, path in listings.items() if path is not None}
+
+
+def _short_digest(path: Path) -> str:
+    try:
+        return sha256_of(path)[:12]
+    except OSError as problem:
+        return str(problem.strerror)  # refused when the data is read
+
+
+def _read_data(
+    config: TrainConfig, beginning: Beginning, problems: ProblemList
+) -> tuple[DataSet, DataSet | None, DataSet | None]:
+    """Read the training cases, the validation cases, and prepare the latter for whole volumes as well."""
+    model = beginning.model.config
+    training = _read(config, "training", model, model.segment_size_train, problems)
+    if not (config.validate_on_samples or config.validate_on_volumes):
+        return training, None, None
+    validation = _read(config, "validation", model, model.segment_size_validation, problems)
+    volumes, segment = None, model.segment_size_inference
+    if config.validate_on_volumes:
+        volumes = validation.for_segment(segment, model.architecture.margins(segment))
+        volumes.notes = validation.notes
+    return training, validation if config.validate_on_samples else None, volumes
+
+
+def _read(config: TrainConfig, role: str, model: ModelConfig, segment: Size3, problems: ProblemList) -> DataSet:
+    architecture, training = model.architecture, role == "training"
     sampling = config.sampling if training else config.validation_sampling
     return read_data_set(
         config.data if training else config.validation_data,
         role,
         config.preprocessing,
-        _needs(model, segment),
+        CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels),
         problems,
         needs_labels=True,
-        categories=sampling.categories(model.architecture.classes),
+        categories=sampling.categories(architecture.classes),
     )
 
 
-def _needs(model: ModelConfig, segment: tuple[int, int, int]) -> CaseNeeds:
-    architecture = model.architecture
-    return CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+def _check_data_alone(config: TrainConfig, problems: ProblemList) -> None:
+    """Find what is wrong with the data, without the model that could not be read."""
+    check_without_model(config.data, "training", config.preprocessing, problems, needs_labels=True)
+    if config.validate_on_samples or config.validate_on_volumes:
+        check_without_model(config.validation_data, "validation", config.preprocessing, problems, needs_labels=True)
 
 
-def _for_volumes(data: DataSet, model: ModelConfig) -> DataSet:
-    needs = _needs(model, model.segment_size_inference)
-    return DataSet(data.role, data.cases, data.headers, data.preprocessing, needs)
+def _check_optimiser(config: TrainConfig, beginning: Beginning) -> None:
+    """Refuse a saved optimiser state that the config's optimiser cannot go on from."""
+    if not beginning.extra or beginning.kind == "finished":
+        return
+    network = beginning.model.network()
+    parameters.freeze(network, config.freezing)
+    try:
+        make_optimiser(config.optimizer, parameters.optimizer_order(network)).load_state_dict(
+            beginning.extra["optimiser"]
+        )
+    except ModelError as problem:
+        raise ModelError(f"{beginning.path}: {problem}") from problem
 
 
-def _check_split(
-    config: TrainConfig, training: DataSet, validation: DataSet, problems: ProblemList, notes: list[str]
-) -> None:
-    """Say, or refuse when `strictSplits` is true, that an image is in both sets."""
-    shared = duplicates_between(training.cases, validation.cases)
-    if shared and config.strict_splits:
+def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
+    """Check data sets against each other and against memory and disk, and gather what the user should know."""
+    config, validation = plan.config, plan.validation or plan.validation_volumes
+    plan.notes += config.source.notes
+    for data in (plan.training, validation):
+        plan.notes += data.notes if data else []
+    shared = duplicates_between(plan.training.cases, validation.cases) if validation else []
+    if config.strict_splits:
         for line in shared:
             problems.add(DataError(f"{line}; take it out of one of the sets, or set strictSplits = false."))
     else:
-        notes += shared
+        plan.notes += shared
+    disk = estimates.training_disk(config, plan.beginning.model, plan.validation_volumes)
+    with problems.gather():
+        estimates.check_disk(plan.paths.folder, disk)
+    if problems.problems:
+        return  # volumes whose headers are bad have no size
+    plan.budgets = estimates.volume_budgets(config, plan.device, plan.validation)
+    with problems.gather():
+        estimates.check_memory(plan.training, config.cases_per_subepoch, plan.budgets.training)
+    if plan.validation is not None:
+        with problems.gather():
+            estimates.check_memory(plan.validation, config.cases_per_subepoch, plan.budgets.validation)

@@ -1,4 +1,4 @@
-"""Signals that ask a training session to save its state and leave."""
+"""Signals that ask a session to save its state and leave."""
 
 from __future__ import annotations
 
@@ -14,17 +14,16 @@ log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class Interrupted(Exception):
-    """The session saved its state and leaves because of a signal."""
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """A signal asked the session to leave."""
 
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal.Signals(signal_number).name)
-        self.signal_number = signal_number
         self.exit_code = 128 + signal_number
 
 
 class Interruption:
-    """Remembers a signal until the session reaches a point where its state can be saved."""
+    """Remembers a signal until the session reaches a point where it can leave."""
 
     def __init__(self) -> None:
         self.requested: int | None = None
@@ -50,6 +49,4 @@ class Interruption:
     def _remember(self, number: int, _: FrameType | None) -> None:
         if self.requested is None:
             self.requested = number
-            log.warning(
-                "%s received: the state is saved at the next step, then the session ends.", signal.Signals(number).name
-            )
+            log.warning("%s received: the session ends as soon as its state can be saved.", signal.Signals(number).name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
 from deepmedic.training.schedules import ScheduleState, initial_state
@@ -45,15 +45,20 @@ class TrainingState:
     position: Position = field(default_factory=Position)
     schedule: ScheduleState = field(default_factory=initial_state)
     best: dict[str, Any] | None = None
-    """Mean foreground Dice and epoch of the best checkpoint."""
+    """Mean foreground Dice, epoch and save index of the best checkpoint."""
     save_index: int = 0
     """Counts the checkpoints of the session; the newest has the highest, whatever the clock says."""
     finished: bool = False
+    rewound: dict[str, Any] | None = None
+    """Path and SHA-256 of the session's own checkpoint that a command named to go on from, if one did."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Cases left out so far, each with the reason; they decide the exit code of the session."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_plain(cls, plain: dict[str, Any]) -> TrainingState:
-        values = {name: plain[name] for name in cls.__dataclass_fields__ if name != "position"}
+        """Restore what `to_plain` returned, also that of an earlier version, which knew less."""
+        values = {item.name: plain[item.name] for item in fields(cls) if item.name in plain and item.name != "position"}
         return cls(**values, position=Position(**plain["position"]))

@@ -73,8 +73,12 @@ def open_tensorboard(folder: Path, history: History, subepochs: int) -> TensorBo
             "events. Install it with: python -m pip install tensorboard"
         )
         return None
-    writers = {
-        role: SummaryWriter(str(folder / _FOLDERS[role]), purge_step=history.next_step(role, subepochs))
-        for role in ROLES
-    }
+    try:
+        writers = {
+            role: SummaryWriter(str(folder / _FOLDERS[role]), purge_step=history.next_step(role, subepochs))
+            for role in ROLES
+        }
+    except OSError as problem:
+        log.warning("Training goes on without TensorBoard events: %s", problem)
+        return None
     return TensorBoardWriter(writers, subepochs)

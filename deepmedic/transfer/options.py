@@ -27,7 +27,7 @@ class TransferOptions:
     grow: Literal["exact"] | None = None
     """"exact": the new model computes what the source computes; it must be as large or larger everywhere."""
     class_frequencies: tuple[float, ...] | None = None
-    """Frequency, or count, of each class of the new model: biases of classes that receive none start at its logarithm."""
+    """Frequency, or count, of each class of the new model; biases that receive nothing start at its logarithm."""
     source_sha256: str | None = None
     """SHA-256 of the source's file, for the provenance of the new model."""
 
@@ -42,7 +42,8 @@ class TransferOptions:
             raise ModelError("-grow exact takes all layers of the source model over; leave -layers out")
         if self.new_channels in ("mean", "repeat"):
             raise ModelError(
-                f'-grow exact starts new image channels from zero, and newChannels is "{self.new_channels}"; leave it out'
+                f'-grow exact starts new image channels from zero, and newChannels is "{self.new_channels}"; leave it '
+                "out"
             )
 
 

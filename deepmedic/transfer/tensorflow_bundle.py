@@ -67,13 +67,14 @@ def read_variables(prefix: Path, index: Index, names: Iterable[str]) -> dict[str
     """As `read_bundle`, of some variables of an index that is read already."""
     wanted = {name: index.entries[name] for name in names}
     arrays: dict[str, Array] = {}
+    in_order = sorted(wanted, key=lambda name: wanted[name].offset)
     for shard, path in enumerate(data_paths(prefix, index)):
+        here = [name for name in in_order if wanted[name].shard == shard]
         try:
             with open(path, "rb") as file:
                 _check_extent(path, file, index, shard)
-                for name in sorted(wanted, key=lambda name: wanted[name].offset):
-                    if wanted[name].shard == shard:
-                        arrays[name] = _read(path, file, name, wanted[name])
+                for name in here:
+                    arrays[name] = _read(path, file, name, wanted[name])
         except FileNotFoundError as problem:
             raise ModelError(
                 f"{path}: there is no such file, but the checkpoint's index names it. Copy all files {prefix.name}.* "

@@ -1,0 +1,84 @@
+"""DeepMedic for PyTorch: segmentation of 3D medical images with multi-pathway 3D CNNs.
+
+The command line is `deepmedic -h`. From Python:
+
+    import deepmedic
+
+    model = deepmedic.load_model("output/cnnModels/mySession")
+    result = deepmedic.segment(model, ["t1.nii.gz", "flair.nii.gz"], roi="brain.nii.gz")
+    result.save("segmentation.nii.gz")
+
+Everything listed in `__all__` is imported when it is first used: `import deepmedic` alone imports neither torch nor
+numpy. See `deepmedic.api` for what each function takes and gives.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from deepmedic.api import TrainingResult as TrainingResult
+    from deepmedic.api import build_network as build_network
+    from deepmedic.api import load_model as load_model
+    from deepmedic.api import new_model as new_model
+    from deepmedic.api import save_model as save_model
+    from deepmedic.api import segment as segment
+    from deepmedic.api import train as train
+    from deepmedic.config.model import ModelConfig as ModelConfig
+    from deepmedic.config.training import TrainConfig as TrainConfig
+    from deepmedic.errors import DeepMedicError as DeepMedicError
+    from deepmedic.model.network import DeepMedicNet as DeepMedicNet
+    from deepmedic.model.saved import SavedModel as SavedModel
+    from deepmedic.sessions.single_case import Segmentation as Segmentation
+
+    __version__: str
+
+_HOMES = {
+    "DeepMedicError": "deepmedic.errors",
+    "DeepMedicNet": "deepmedic.model.network",
+    "ModelConfig": "deepmedic.config.model",
+    "SavedModel": "deepmedic.model.saved",
+    "Segmentation": "deepmedic.sessions.single_case",
+    "TrainConfig": "deepmedic.config.training",
+    "TrainingResult": "deepmedic.api",
+    "build_network": "deepmedic.api",
+    "load_model": "deepmedic.api",
+    "new_model": "deepmedic.api",
+    "save_model": "deepmedic.api",
+    "segment": "deepmedic.api",
+    "train": "deepmedic.api",
+}
+"""Module of each name that is imported when it is first used."""
+
+__all__ = [
+    "DeepMedicError",
+    "DeepMedicNet",
+    "ModelConfig",
+    "SavedModel",
+    "Segmentation",
+    "TrainConfig",
+    "TrainingResult",
+    "__version__",
+    "build_network",
+    "load_model",
+    "new_model",
+    "save_model",
+    "segment",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        value = importlib.import_module("deepmedic.versions").VERSION
+    elif name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value  # so that this function is not asked again
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

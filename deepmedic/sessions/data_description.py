@@ -1,0 +1,28 @@
+"""What a model keeps about the data it was trained on, to be compared with what it is used for."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from deepmedic.data.dataset import DataSet
+from deepmedic.data.preprocessing import intensity_fingerprint
+from deepmedic.model.saved import DataDescription
+
+_FINGERPRINT_CASES = 5
+
+
+def describe_data(data: DataSet) -> DataDescription:
+    """Return spacing, axes, normalisation and intensities of a data set; reads its first cases.
+
+    Raises:
+        DataError: one of them cannot be used, and cases may not be skipped.
+    """
+    cases = [data.load_if_usable(index) for index in range(min(len(data), _FINGERPRINT_CASES))]
+    return DataDescription(
+        spacing=data.median_spacing(),
+        axis_order=data.headers[0].header.axis_codes,
+        orientation=data.preprocessing.orientation,
+        zscore=asdict(data.preprocessing.zscore),
+        pad_images=data.preprocessing.pad_images,
+        intensities=[intensity_fingerprint(case) for case in cases if case is not None],
+    )

@@ -1,0 +1,259 @@
+"""One case in memory: images from files or arrays in, probabilities and segmentation out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from deepmedic import devices
+from deepmedic.config.binding import bind
+from deepmedic.config.inference import TestConfig
+from deepmedic.config.load import fit_test_config
+from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
+from deepmedic.config.source import ConfigFile
+from deepmedic.data import voxel_checks
+from deepmedic.data.cases import Case, ImageRef, image_ref
+from deepmedic.data.dataset import CaseNeeds, DataSet
+from deepmedic.data.nifti import VolumeHeader, array_header, to_native, write_volume
+from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
+from deepmedic.data.volumes import LoadedCase, check_case
+from deepmedic.errors import DataError, ProblemList
+from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.predictor import predict_volume
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.testing import choose_tiling, compare_with_training
+
+log = logging.getLogger(__name__)
+
+Image = str | Path | np.ndarray | torch.Tensor
+"""A NIfTI file (`scan.nii.gz`, or `scan.nii.gz[2]` for one volume of a 4D file), or an array [x, y, z]."""
+Images = np.ndarray | torch.Tensor | Sequence[Image | None] | Mapping[str, Image | None]
+"""An array [channel, x, y, z], one image per channel, or images by the model's channel names; None: missing."""
+
+_NOT_LISTED = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Segmentation:
+    """What a model says about one case, in the axes of its images and of their size."""
+
+    probabilities: np.ndarray
+    """float32 [class, x, y, z]; 0 for all classes outside the ROI and where the network does not reach."""
+    segmentation: np.ndarray
+    """uint8 (int32 above 256 classes) [x, y, z]: the most probable class, 0 outside the ROI."""
+    header: VolumeHeader
+    """Of the first image that is present; results that are saved get its geometry."""
+
+    def __repr__(self) -> str:
+        size = " x ".join(map(str, self.segmentation.shape))
+        return f"Segmentation({len(self.probabilities)} classes, {size} voxels)"
+
+    @property
+    def affine(self) -> np.ndarray:
+        """float64 [4, 4]: voxel indices to millimetres; the identity for arrays."""
+        return self.header.affine
+
+    def save(self, path: str | Path) -> Path:
+        """Write the segmentation as an image, `.nii.gz` or `.nii`, that lies on the images it was made from.
+
+        Raises:
+            ResourceError: the file cannot be written.
+        """
+        write_volume(_result_path(path), self.segmentation, self.header, "labels")
+        return Path(path)
+
+    def save_probabilities(self, path: str | Path, class_number: int) -> Path:
+        """Write the probability map of a class as `save` writes the segmentation.
+
+        Raises:
+            DataError: there is no such class.
+            ModelError: the probabilities are not finite.
+            ResourceError: the file cannot be written.
+        """
+        if not 0 <= class_number < len(self.probabilities):
+            raise DataError(f"class {class_number}: the model has the classes 0 to {len(self.probabilities) - 1}.")
+        write_volume(_result_path(path), self.probabilities[class_number], self.header, "probability")
+        return Path(path)
+
+
+def trained_preprocessing(
+    model: SavedModel, zscore: ZScoreConfig | Mapping[str, object] | None = None
+) -> PreprocessingConfig:
+    """Return how the images of a model are to be prepared: as in its training, where that is known.
+
+    Args:
+        zscore: normalisation instead of that of training; a mapping has the sub-keys of `norm_zscore_prms`.
+
+    Raises:
+        ConfigError: an unknown sub-key, or a value of another type or range.
+    """
+    data = model.data
+    if isinstance(zscore, Mapping):
+        zscore = bind(ConfigFile(Path("zscore"), "python", dict(zscore), {}), ZScoreConfig)
+    elif zscore is None:
+        zscore = ZScoreConfig(**(data.zscore or {}))
+    return PreprocessingConfig(
+        pad_images=True if data.pad_images is None else data.pad_images,
+        zscore=zscore,
+        orientation="RAS" if data.orientation == "RAS" else "asStored",
+    )
+
+
+def segment_case(
+    model: SavedModel, images: Images, roi: Image | None, config: TestConfig, device: torch.device
+) -> Segmentation:
+    """Segment one case with the settings of an inference config; its listing files are not used.
+
+    Raises:
+        ConfigError: the config does not fit the model.
+        DataError: an image cannot be used, or runs along other axes than those of training.
+        ResourceError: memory is not enough.
+    """
+    config = fit_test_config(config, model.config)
+    channels = _per_channel(model, images)
+    if any(isinstance(image, str | Path) for image in channels):
+        prepared, header = _from_files(model, channels, roi, config.preprocessing)
+    else:
+        prepared, header = _from_arrays(model, channels, roi, config.preprocessing)
+    settings = InferenceSettings(
+        segment=model.config.segment_size_inference,
+        batch_size=config.batch_size,
+        tiling="segments" if choose_tiling(config, model) == "segments" else "auto",
+        precision=config.execution.precision,
+        device=device,
+    )
+    with devices.session_numerics(device, config.execution):
+        prediction = predict_volume(model.network().to(device), prepared, settings)
+    return Segmentation(
+        np.ascontiguousarray(to_native(prediction.probabilities.numpy(), prepared.header)),
+        np.ascontiguousarray(to_native(prediction.segmentation.numpy(), prepared.header)),
+        header,
+    )
+
+
+def _per_channel(model: SavedModel, images: Images) -> list[Image | None]:
+    """One image per channel of the model."""
+    expected = model.architecture.input_channels
+    if isinstance(images, Mapping):
+        names = model.config.channel_names
+        if names is None:
+            raise DataError("the model has no channel names; give a list of images, one per channel, in its order.")
+        if set(images) != set(names):
+            raise DataError(f"found images for {', '.join(images)}; needed are {', '.join(names)} (None: missing).")
+        channels = [images[name] for name in names]
+    elif isinstance(images, np.ndarray | torch.Tensor):
+        if images.ndim != 4:
+            raise DataError(f"found an array of shape {list(images.shape)}; allowed is [channel, x, y, z].")
+        channels = list(images)
+    elif isinstance(images, str | Path):
+        channels = [images]
+    else:
+        channels = list(images)
+    if len(channels) != expected:
+        raise DataError(f"found {len(channels)} channels; the model has {expected}{_named(model)}.")
+    if all(image is None for image in channels):
+        raise DataError("all channels of this case are missing; at least one is needed.")
+    return channels
+
+
+def _named(model: SavedModel) -> str:
+    names = model.config.channel_names
+    return f" ({', '.join(names)})" if names else ""
+
+
+def _needs(model: SavedModel) -> CaseNeeds:
+    architecture, segment = model.architecture, model.config.segment_size_inference
+    return CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+
+
+def _from_files(
+    model: SavedModel, channels: Sequence[Image | None], roi: Image | None, preprocessing: PreprocessingConfig
+) -> tuple[PreparedCase, VolumeHeader]:
+    refs = [_file(image, f"channel {number}") for number, image in enumerate(channels, 1)]
+    case = Case(_name_of(refs), tuple(refs), roi=_file(roi, "the ROI mask"))
+    problems = ProblemList()
+    notes: list[str] = []
+    found = check_case(case, preprocessing, problems, notes)
+    problems.raise_if_any()
+    assert found is not None  # otherwise something was refused
+    data = DataSet("inference", [case], [found], preprocessing, _needs(model))
+    for note in [*notes, *compare_with_training(data, model)]:
+        log.warning("%s", note)
+    return data.load(0), next(header for header in found.channels if header)
+
+
+def _from_arrays(
+    model: SavedModel, channels: Sequence[Image | None], roi: Image | None, preprocessing: PreprocessingConfig
+) -> tuple[PreparedCase, VolumeHeader]:
+    """Prepare arrays, which are taken to run along the axes of the training images."""
+    notes: list[str] = []
+    arrays = [_array(image, f"channel {number}") for number, image in enumerate(channels, 1)]
+    shapes = {array.shape for array in arrays if array is not None}
+    mask = _array(roi, "the ROI mask")
+    if len(shapes | ({mask.shape} if mask is not None else set())) > 1:
+        found = [array.shape for array in (*arrays, mask) if array is not None]
+        raise DataError(f"the images of a case must have one shape; found {', '.join(map(str, found))}.")
+    x, y, z = shapes.pop()
+    values = np.zeros((len(arrays), x, y, z), np.float32)
+    for number, array in enumerate(arrays):
+        if array is not None:
+            values[number] = _checked(array, f"channel {number + 1}", notes, preprocessing)
+    header = array_header((x, y, z))
+    loaded = LoadedCase(
+        case=Case("array", tuple(None if a is None else ImageRef(Path("array")) for a in arrays)),
+        header=header,
+        channels=values,
+        labels=None,
+        roi=None if mask is None else voxel_checks.roi_mask(mask, notes),
+        weight_maps=None,
+        notes=notes,
+    )
+    warning = unnormalised_warning(loaded, preprocessing.zscore)
+    needs = _needs(model)
+    prepared = prepare_case(loaded, needs.margins, preprocessing, needs.segment)
+    for note in [*prepared.notes, *([warning] if warning else [])]:
+        log.warning("%s", note)
+    return prepared, header
+
+
+def _checked(array: np.ndarray, title: str, notes: list[str], preprocessing: PreprocessingConfig) -> np.ndarray:
+    try:
+        return voxel_checks.finite_intensities(array, notes, non_finite=preprocessing.non_finite_voxels)
+    except DataError as problem:
+        raise DataError(f"{title}: {problem}") from problem
+
+
+def _file(image: Image | None, title: str) -> ImageRef | None:
+    if image is None:
+        return None
+    if not isinstance(image, str | Path):
+        raise DataError(f"{title} is an array, but other images are files; give all images as files or all as arrays.")
+    return image_ref(str(image), Path.cwd(), _NOT_LISTED)
+
+
+def _array(image: Image | None, title: str) -> np.ndarray | None:
+    if image is None:
+        return None
+    if isinstance(image, str | Path):
+        raise DataError(f"{title} is a file, but other images are arrays; give all images as files or all as arrays.")
+    array = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
+    if array.ndim != 3 or not array.size or array.dtype.kind not in "biuf":
+        raise DataError(
+            f"{title}: found {array.dtype} of shape {list(array.shape)}; allowed are real numbers [x, y, z]."
+        )
+    return array
+
+
+def _name_of(refs: Sequence[ImageRef | None]) -> str:
+    return next(ref.path.name for ref in refs if ref)
+
+
+def _result_path(path: str | Path) -> Path:
+    if not str(path).endswith((".nii", ".nii.gz")):
+        raise DataError(f"{path}: the name of an image must end in .nii.gz or .nii.")
+    return Path(path)

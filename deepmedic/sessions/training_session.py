@@ -1,0 +1,202 @@
+"""One run of a training session: its parts put together, run, and summed up."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from deepmedic import devices
+from deepmedic.data.dataset import DataSet
+from deepmedic.data.source import SegmentSource, SourceSettings, pool_for
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
+from deepmedic.files import remove_stale_temporaries
+from deepmedic.logs import EventLog
+from deepmedic.model import parameters
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions import new_model
+from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
+from deepmedic.sessions.data_description import describe_data
+from deepmedic.sessions.training_plan import TrainingPlan
+from deepmedic.sessions.volume_validation import VolumeValidation
+from deepmedic.training.history import History
+from deepmedic.training.interruption import Interruption
+from deepmedic.training.optimisers import Optimiser, make_optimiser
+from deepmedic.training.recorder import Recorder, RecorderOutputs
+from deepmedic.training.state import TrainingState
+from deepmedic.training.tensorboard_writer import open_tensorboard
+from deepmedic.training.trainer import Trainer, TrainerParts
+
+log = logging.getLogger(__name__)
+
+
+class TrainingSession:
+    """One run of a training session, with everything it is put together from."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self.plan = plan
+        self.config = plan.config
+        self.beginning = plan.beginning
+        self.interruption = Interruption()
+        self._log_beginning()
+        for folder in (plan.paths.log.parent, plan.paths.new_models):
+            remove_stale_temporaries(folder)
+        budgets = plan.budgets
+        self.training = self._source(plan.training, "train", budgets.training)
+        self.validation = self._source(plan.validation, "val", budgets.validation) if plan.validation else None
+        self._read_data()
+        self.model = self._model()
+        self.network = self.model.network().to(plan.device)
+        frozen = parameters.freeze(self.network, plan.config.freezing)
+        if frozen:
+            log.info("Frozen layers, whose parameters do not change: %s", ", ".join(frozen))
+        self.volumes = self._volume_validation()
+        self.write = self._checkpoint_writer()
+        self.history = History.from_plain(self.beginning.extra["history"]) if self.beginning.extra else History()
+
+    def run(self) -> int:
+        recorder = self._recorder()
+        parts = TrainerParts(
+            config=self.config,
+            device=self.plan.device,
+            network=self.network,
+            optimiser=self._optimiser(),
+            training=self.training,
+            validation=self.validation,
+            validate_volumes=self.volumes,
+            recorder=recorder,
+            save=self._save,
+            interruption=self.interruption,
+        )
+        started, extra = self.beginning.kind == "started", self.beginning.extra
+        if started and not extra:
+            reset = self.plan.arguments.reset_optimizer
+            recorder.optimisation_started(uninitialized=not self.beginning.reset, reset=reset)
+        try:
+            Trainer(parts, self.beginning.state, extra.get("tally")).run(save_first=started)
+        finally:
+            recorder.close()
+        return self._finish()
+
+    def _finish(self) -> int:
+        state, paths = self.beginning.state, self.plan.paths
+        log.info("The training session is finished.")
+        if state.best is not None:
+            best = state.best
+            log.info("Best mean foreground Dice on validation: %.4f, after epoch #%d.", best["dice"], best["epoch"])
+        if state.skipped:
+            log.warning("%d cases were left out: %s", len(state.skipped), ", ".join(state.skipped))
+        log.info("Models: %s", paths.models)
+        log.info("Log: %s, history: %s", paths.log, paths.metrics)
+        log.info("Next: segment scans with this model:\n  deepmedic -test TEST.cfg -model %s", paths.models)
+        return exit_code_of(state)
+
+    def _log_beginning(self) -> None:
+        beginning, plan = self.beginning, self.plan
+        deterministic = devices.is_deterministic(plan.device, self.config.execution)
+        log.info(
+            "Session %s on %s, precision %s, %s.",
+            plan.paths.session,
+            devices.describe(plan.device),
+            self.config.execution.precision,
+            "deterministic" if deterministic else "not deterministic: repeated runs agree up to rounding",
+        )
+        for note in [*beginning.notes, *plan.notes]:
+            log.warning("%s", note)
+        if beginning.kind == "resumed":
+            position = beginning.state.position
+            log.info("Going on from %s: epoch #%d, subepoch #%d.", beginning.path, position.epoch, position.subepoch)
+        elif beginning.path is not None:
+            log.info("Starting from %s.", beginning.path)
+        for change in beginning.changes:
+            log.warning("Changed since the checkpoint: %s", change)
+
+    def _source(self, data: DataSet, role: str, budget: int) -> SegmentSource:
+        config, training = self.config, role == "train"
+        settings = SourceSettings(
+            role=role,
+            seed=self.beginning.state.seed,
+            segment=data.needs.segment,
+            segments=config.segments_per_subepoch if training else config.validation_segments,
+            batch_size=config.batch_size if training else config.validation_batch_size,
+            cases=config.cases_per_subepoch,
+            sampling=config.sampling if training else config.validation_sampling,
+            augmentation=config.augmentation if training else None,
+        )
+        pool = pool_for(data, self.plan.device, budget)
+        leave_if_asked = self.interruption.raise_if_requested
+        return SegmentSource(data, self.beginning.model.architecture, settings, pool, leave_if_asked)
+
+    def _read_data(self) -> None:
+        """Read what fits into memory, so that a bad case is found before the first step."""
+        self.training.read_all()
+        if self.validation is not None:
+            self.validation.read_all()
+        elif self.plan.validation_volumes is not None and self.beginning.kind == "started":
+            for index in range(len(self.plan.validation_volumes)):
+                self.plan.validation_volumes.load_if_usable(index)
+
+    def _model(self) -> SavedModel:
+        """The model with what the session adds to it: the start of its parameters and a description of the data."""
+        model, plan = self.beginning.model, self.plan
+        if self.beginning.kind == "resumed":
+            return model
+        if self.beginning.path is None:
+            path = new_model.save(model, plan.paths.new_models)
+            log.info("New model: %s", path)
+        keeps_start = model.start_parameters is not None and bool(self.beginning.extra)
+        start = model.start_parameters if keeps_start else model.parameters
+        origin, provenance = self.beginning.state.origin, model.provenance
+        if origin["kind"] != "new":
+            provenance = {**origin, "kind": "trained from", "before": model.provenance}
+        return replace(model, start_parameters=start, data=describe_data(plan.training), provenance=provenance)
+
+    def _optimiser(self) -> Optimiser:
+        optimiser = make_optimiser(self.config.optimizer, parameters.optimizer_order(self.network))
+        if self.beginning.extra:
+            optimiser.load_state_dict(self.beginning.extra["optimiser"])
+        return optimiser
+
+    def _volume_validation(self) -> VolumeValidation | None:
+        plan, data = self.plan, self.plan.validation_volumes
+        if data is None:
+            return None
+        leave_if_asked = self.interruption.raise_if_requested
+        return VolumeValidation(self.config, data, self.model, plan.device, plan.paths.predictions, leave_if_asked)
+
+    def _recorder(self) -> Recorder:
+        paths, config = self.plan.paths, self.config
+        tensorboard = None
+        if config.tensorboard_log:
+            tensorboard = open_tensorboard(paths.tensorboard, self.history, config.subepochs)
+        outputs = RecorderOutputs(metrics=paths.metrics, events=EventLog(paths.events), tensorboard=tensorboard)
+        return Recorder(config, self.model.class_names, outputs, self.history)
+
+    def _checkpoint_writer(self) -> CheckpointWriter:
+        beginning, folder = self.beginning, checkpoint_folder(self.plan)
+        anew = self.plan.arguments.overwrite and beginning.kind == "started"
+        replaces = sorted(folder.path.glob("*.save")) if anew else []
+        folder.remove_stale_temporaries()
+        provisional = None
+        if beginning.kind == "resumed" and beginning.is_newest:
+            assert beginning.path is not None
+            folder.put_in_order(beginning.path, beginning.state)
+            provisional = beginning.path if beginning.state.position.stage == "volumes" else None
+        return CheckpointWriter(folder, self.model, self.network, replaces, provisional)
+
+    def _save(self, state: TrainingState, extra: dict[str, Any]) -> None:
+        """Write a checkpoint, with the cases that were left out so far."""
+        for part in (self.training, self.validation, self.volumes):
+            state.skipped |= part.skipped if part is not None else {}
+        self.write(state, extra)
+
+
+def exit_code_of(state: TrainingState) -> int:
+    """The exit code of a session that is finished."""
+    return FINISHED_WITH_SKIPPED_CASES if state.skipped else 0
+
+
+def checkpoint_folder(plan: TrainingPlan) -> CheckpointFolder:
+    """The folder of a session's checkpoints."""
+    name = plan.beginning.model.name
+    return CheckpointFolder(plan.paths.models, name, plan.paths.session, plan.config.keep_last_checkpoints)

@@ -1,0 +1,68 @@
+"""Fixtures for whole commands on a study in small; the conftest of a folder that uses them imports them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from study import Study
+
+from deepmedic import cli
+from deepmedic.logs import init_logging
+
+
+@pytest.fixture(autouse=True)
+def without_waiting_for_the_disk(monkeypatch) -> None:
+    """Nothing here is about power failures, and a disk shared by many takes its time to sync."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def written_once(tmp_path_factory) -> Path:
+    study = Study(tmp_path_factory.mktemp("study"))
+    study.write_cases()
+    study.model()
+    study.train()
+    study.test()
+    return study.folder
+
+
+@pytest.fixture
+def study(written_once, tmp_path) -> Study:
+    """Three cases, lists, `model.cfg`, `train.cfg` and `test.cfg` in a folder of this test's own."""
+    shutil.copytree(written_once, tmp_path / "study")
+    return Study(tmp_path / "study")
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def run(capsys) -> Iterator[Callable[..., Outcome]]:
+    """Run a command line on the CPU and return its exit code and what it printed."""
+
+    def run(*words: Any) -> Outcome:
+        capsys.readouterr()
+        code = cli.main([str(word) for word in (*words, "-dev", "cpu")])
+        return Outcome(code, *capsys.readouterr())
+
+    yield run
+    init_logging(console=False)
+    logging.getLogger("deepmedic").setLevel(logging.NOTSET)
