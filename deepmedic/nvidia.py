@@ -14,6 +14,13 @@ from pathlib import Path
 
 _DRIVER_FOLDER = Path("/proc/driver/nvidia")
 _TORCH_INDEX = "https://download.pytorch.org/whl"
+_BUILDS = ("cu130", "cu126")
+_CUDA_13_DRIVER = 580
+_CUDA_12_DRIVER = 525
+_BEFORE_TURING = re.compile(
+    r"V100|P100|P40|P4\b|M60|M40|GTX (9|10)\d\d|TITAN (V|X)|Quadro (P|M|GP|GV)|Tesla [KMPV]", re.IGNORECASE
+)
+_BLACKWELL = re.compile(r"\bG?B[123]00|RTX 50\d\d|Blackwell", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -36,20 +43,25 @@ def find_driver(folder: Path = _DRIVER_FOLDER) -> NvidiaDriver | None:
 
 
 def install_command(driver: NvidiaDriver, torch_version: str) -> str:
-    """Return the command that installs a build of torch which this driver can run.
+    """Return the command that installs a build of torch which this driver and these GPUs can run.
 
-    CUDA 13 needs driver 580 or later, CUDA 12 runs on 525 or later (minor-version compatibility).
+    CUDA 13 needs driver 580 or later and a GPU of the Turing generation or newer; CUDA 12.6 runs on driver 525 or later
+    (minor-version compatibility) and has no code for Blackwell. Generations are told from the names of the GPUs.
     """
     plain = torch_version.split("+")[0]
-    major = int(driver.version.split(".")[0]) if driver.version[:1].isdigit() else 0
-    if major == 0 or major >= 580:
-        return f"pip install --force-reinstall torch=={plain} --index-url {_TORCH_INDEX}/cu130"
-    if major >= 525:
-        return f"pip install --force-reinstall torch=={plain} --index-url {_TORCH_INDEX}/cu126"
-    return (
-        f"first update the NVIDIA driver to 580 or later (found {driver.version}), "
-        f"then pip install --force-reinstall torch=={plain} --index-url {_TORCH_INDEX}/cu130"
+    major = int(driver.version.split(".")[0]) if driver.version[:1].isdigit() else _CUDA_13_DRIVER
+    newest, oldest = (
+        f"pip install --force-reinstall torch=={plain} --index-url {_TORCH_INDEX}/{cuda}" for cuda in _BUILDS
     )
+    if any(_BEFORE_TURING.search(gpu) for gpu in driver.gpus):
+        needed, command = _CUDA_12_DRIVER, oldest
+    elif major >= _CUDA_13_DRIVER or any(_BLACKWELL.search(gpu) for gpu in driver.gpus):
+        needed, command = _CUDA_13_DRIVER, newest
+    else:
+        needed, command = _CUDA_12_DRIVER, oldest
+    if major >= needed:
+        return command
+    return f"first update the NVIDIA driver to {needed} or later (found {driver.version}), then {command}"
 
 
 def hidden_by_environment() -> str | None:

@@ -90,10 +90,16 @@ def mean_dices(evaluations: Sequence[CaseEvaluation]) -> ThreeDices | None:
     return ThreeDices(**columns)
 
 
+def described(dices: ThreeDices, class_names: Sequence[str] | None) -> str:
+    """The Dice of each class but the background, of the segmentation as it is saved (within the ROI), in words."""
+    names = class_names or [f"class {label}" for label in range(len(dices.dice2))]
+    return ", ".join(f"{name} {format_ratio(dice)}" for name, dice in list(zip(names, dices.dice2, strict=True))[1:])
+
+
 def log_case(purpose: Purpose, index: int, dices: ThreeDices) -> None:
     """Log the Dice coefficients of one case in the original's words; entry 0 is the whole foreground."""
-    log.info("+++++++++++ Reporting Segmentation Metrics for Subject #%d +++++++++++", index)
-    log.info(
+    log.debug("+++++++++++ Reporting Segmentation Metrics for Subject #%d +++++++++++", index)
+    log.debug(
         "ACCURACY: (%s) The Per-Class DICE Coefficients for subject with index #%d equal: %s",
         purpose,
         index,
@@ -103,11 +109,11 @@ def log_case(purpose: Purpose, index: int, dices: ThreeDices) -> None:
 
 def log_means(purpose: Purpose, dices: ThreeDices) -> None:
     """Log the mean Dice coefficients in the original's words, and what they are."""
-    log.info("++++++++++++++ Reporting Average Segmentation Metrics over all subjects +++++++++++++++++++")
-    log.info(
+    log.debug("++++++++++++++ Reporting Average Segmentation Metrics over all subjects +++++++++++++++++++")
+    log.debug(
         "ACCURACY: (%s) The Per-Class average DICE Coefficients over all subjects are: %s", purpose, _as_text(dices)
     )
-    log.info(
+    log.debug(
         "EXPLANATION: each list begins with the whole foreground, then class 1, 2, ... DICE1: prediction against "
         "labels, both everywhere; DICE2: prediction inside the ROI against all labels; DICE3: both inside the ROI. "
         "N/A: the labels lack the class; such cases are left out of the means."

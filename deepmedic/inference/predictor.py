@@ -221,7 +221,7 @@ def _inference_mode(net: nn.Module) -> Iterator[None]:
 
 def _log_tile_count(tiles: int, settings: InferenceSettings) -> None:
     count = filled_count(tiles, settings.batch_size) if settings.tiling == "segments" else tiles
-    log.info("Total number of Segments to process:%d", count)
+    log.debug("Total number of Segments to process:%d", count)
 
 
 def _release_memory() -> None:

@@ -14,7 +14,15 @@ from typing import Protocol
 from deepmedic.data.cases import Case
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError
-from deepmedic.inference.evaluation import CaseEvaluation, Purpose, evaluate_case, log_case, log_means, mean_dices
+from deepmedic.inference.evaluation import (
+    CaseEvaluation,
+    Purpose,
+    described,
+    evaluate_case,
+    log_case,
+    log_means,
+    mean_dices,
+)
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import Prediction, Progress, predict_volume
 from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
@@ -112,7 +120,7 @@ def segment_cases(
         ModelError: probabilities are not finite.
     """
     started = time.monotonic()
-    log.info("Starting full Segmentation of %s subjects", options.purpose)
+    log.debug("Starting full Segmentation of %s subjects", options.purpose)
     summary = SegmentationSummary()
     if existing is None:
         existing = survey(data.cases, options.saving)
@@ -126,7 +134,7 @@ def segment_cases(
             writer = stack.enter_context(ResultWriter(options.saving.files))
         run = _Run(net, options, writer, summary)
         for index, read in stack.enter_context(_reading_ahead(data, remaining, options)):
-            log.info("Segmenting subject with index #%d: %s", index, data.cases[index].name)
+            log.debug("Segmenting subject with index #%d: %s", index, data.cases[index].name)
             try:
                 found = read()
             except DataError as problem:
@@ -134,8 +142,8 @@ def segment_cases(
             else:
                 _segment(index, data.cases[index], found, run)
     _report(options, summary)
-    log.info("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
-    log.info("Finished full Segmentation of %s subjects", options.purpose)
+    log.debug("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
+    log.debug("Finished full Segmentation of %s subjects", options.purpose)
     return summary
 
 
@@ -172,11 +180,13 @@ def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
     started = time.monotonic()
     wanted = run.writer.files.feature_maps if run.writer else {}
     prediction = predict_volume(run.net, prepared, options.inference, wanted, options.progress)
-    log.info("TIMING: Segmentation of subject: %.2f secs.", time.monotonic() - started)
+    seconds = time.monotonic() - started
+    log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
     evaluation = _evaluate(case, prepared, prediction, options)
     if evaluation is not None:
         run.summary.evaluations[index] = evaluation
         log_case(options.purpose, index, evaluation.dices)
+    _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
     if run.writer is not None and found.record is not None:
         record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
         run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.header, record))
@@ -229,11 +239,20 @@ def _reading_ahead(
 def _keep(
     index: int, case: Case, found: ExistingResults, options: SegmentationOptions, summary: SegmentationSummary
 ) -> None:
-    log.info("Results of subject with index #%d are kept: %s", index, case.name)
+    log.debug("Results of subject with index #%d are kept: %s", index, case.name)
     summary.kept.append(case.name)
+    evaluation = None
     if found.evaluation is not None:
-        summary.evaluations[index] = CaseEvaluation.from_plain(found.evaluation)
-        log_case(options.purpose, index, summary.evaluations[index].dices)
+        evaluation = summary.evaluations[index] = CaseEvaluation.from_plain(found.evaluation)
+        log_case(options.purpose, index, evaluation.dices)
+    _say(case, "kept from an earlier run", evaluation, options)
+
+
+def _say(case: Case, what: str, evaluation: CaseEvaluation | None, options: SegmentationOptions) -> None:
+    """One line per case for the console; in training, where cases are validated again and again, only for the log."""
+    scores = f"; Dice: {described(evaluation.dices, options.class_names)}" if evaluation else ""
+    level = logging.INFO if options.purpose == "Testing" else logging.DEBUG
+    log.log(level, "%s: %s%s", case.name, what, scores)
 
 
 def _report(options: SegmentationOptions, summary: SegmentationSummary) -> None:

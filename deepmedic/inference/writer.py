@@ -84,7 +84,7 @@ class ResultWriter:
         paths = [path for path, _, _ in images]
         write_record(results.name, self.files, results.record, paths)
         for path in paths:
-            log.info("Image saved at: %s", path)
+            log.debug("Image saved at: %s", path)
 
 
 def images_of(name: str, prediction: Prediction, files: ResultFiles) -> list[tuple[Path, torch.Tensor, Kind]]:

@@ -19,6 +19,7 @@ from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
 from deepmedic.errors import CommandLineError, DataError, ProblemList
+from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
 from deepmedic.inference.results import ExistingResults, ResultFiles, RunIdentity, output_name
@@ -26,7 +27,6 @@ from deepmedic.inference.segment_cases import SegmentationOptions, SegmentationS
 from deepmedic.inference.survey import Saving, survey
 from deepmedic.locks import session_lock
 from deepmedic.logs import EventLog, session_log
-from deepmedic.metrics import format_ratio
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
 from deepmedic.sessions.paths import SessionPaths
@@ -233,9 +233,7 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
     log.info("%d cases segmented, %d kept from before, %d skipped.", computed, kept, len(summary.failures))
     means = summary.mean_dices
     if means is not None:
-        classes = zip(plan.model.class_names[1:], means.dice1[1:], strict=True)
-        parts = [f"{name} {format_ratio(value)}" for name, value in classes]
-        log.info("Mean Dice over cases: %s", ", ".join(parts))
+        log.info("Mean Dice over cases: %s", described(means, plan.model.class_names))
         log.info("Metrics: %s", plan.paths.predictions / "metrics.csv")
     log.info("Results: %s", plan.paths.predictions)
     if plan.config.output.save_segmentation:

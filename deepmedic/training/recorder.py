@@ -123,7 +123,7 @@ class Recorder:
         self.history.volumes[epoch] = record
         _debug(log_lines.volume_report(record))
         log.debug("TIMING: Validation on whole volumes lasted: %.1f secs.", seconds)
-        classes = record.dice.get("dice1", ())
+        classes = record.dice.get("dice2", ())  # of the segmentation as it is saved
         named = [f"{name} {log_lines.number(value)}" for name, value in zip(self._labels(), classes, strict=False)]
         log.info("   whole volumes: mean Dice %s (%s)", log_lines.number(record.foreground_dice), ", ".join(named))
         dice = {kind: list(values) for kind, values in record.dice.items()}

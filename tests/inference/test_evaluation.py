@@ -52,7 +52,7 @@ def test_a_record_brings_the_scores_back() -> None:
 
 
 def test_log_line_of_a_case_is_the_original_s(caplog) -> None:
-    with caplog.at_level(logging.INFO, "deepmedic"):
+    with caplog.at_level(logging.DEBUG, "deepmedic"):
         log_case("Testing", 4, evaluation().dices)
     assert (
         "ACCURACY: (Testing) The Per-Class DICE Coefficients for subject with index #4 equal: "
@@ -63,7 +63,7 @@ def test_log_line_of_a_case_is_the_original_s(caplog) -> None:
 def test_log_line_of_the_means_skips_undefined_ones(caplog) -> None:
     means = mean_dices([evaluation(), evaluation(roi=False)])
     assert means is not None
-    with caplog.at_level(logging.INFO, "deepmedic"):
+    with caplog.at_level(logging.DEBUG, "deepmedic"):
         log_means("Validation", means)
     assert (
         "ACCURACY: (Validation) The Per-Class average DICE Coefficients over all subjects are: "

@@ -225,7 +225,7 @@ def test_progress_counts_tiles(make_net, make_case) -> None:
 
 
 def test_the_logged_number_of_tiles_is_filled_to_whole_batches(make_net, make_case, caplog) -> None:
-    with caplog.at_level(logging.INFO, "deepmedic"):
+    with caplog.at_level(logging.DEBUG, "deepmedic"):
         predict_volume(make_net(), make_case((13, 13, 11)), settings((9, 9, 11), batch_size=3))
     assert "Total number of Segments to process:6" in caplog.text
 

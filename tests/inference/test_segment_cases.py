@@ -80,7 +80,7 @@ def test_tables_score_the_saved_files(make_net, make_data, folder, tmp_path) -> 
 
 
 def test_log_follows_the_original(make_net, make_data, caplog) -> None:
-    with caplog.at_level("INFO", "deepmedic"):
+    with caplog.at_level("DEBUG", "deepmedic"):
         segment_cases(make_net(), make_data(), options(purpose="Validation"))
     text = "\n".join(caplog.messages)
     assert "Starting full Segmentation of Validation subjects" in text

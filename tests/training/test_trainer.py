@@ -34,8 +34,13 @@ from deepmedic.training.trainer import Trainer, TrainerParts
 GOLDEN = Path(__file__).parents[1] / "golden" / "trainsteps"
 CPU = torch.device("cpu")
 ROLES = {
-    **{"conv_W": "weight", "bias_b": "bias", "bn_gamma": "bn_gamma", "bn_beta": "bn_beta", "prelu_a": "prelu_alpha"},
-    **{"bn_roll_mean": "bn_mean_rolling", "bn_roll_var": "bn_var_rolling"},
+    "conv_W": "weight",
+    "bias_b": "bias",
+    "bn_gamma": "bn_gamma",
+    "bn_beta": "bn_beta",
+    "prelu_a": "prelu_alpha",
+    "bn_roll_mean": "bn_mean_rolling",
+    "bn_roll_var": "bn_var_rolling",
 }
 
 
@@ -202,21 +207,32 @@ class TestAgainstTheOriginal:
         found = [*self.session.batches.before_step, copied(self.session.network)][steps]
         expected = golden.parameters(moment)
         assert found.keys() == expected.keys()
-        noise = {canonical(name) for name in golden.meta["gradient_is_zero_analytically"]}
         for name, tensor in expected.items():
-            if name.endswith("_rolling"):
-                close = {"rtol": 1e-4, "atol": 1e-5}
-            elif name in noise:  # the original's own gradient is rounding noise there
-                close = {"rtol": 0, "atol": golden.meta["options"]["lr"] * steps}
-            else:
-                close = {"rtol": 0, "atol": tolerance}
+            rolling = name.endswith("_rolling")
+            close = {"rtol": 1e-4, "atol": 1e-5} if rolling else {"rtol": 0, "atol": tolerance}
+            close["atol"] += self.noise(golden, name, steps, expected)
             torch.testing.assert_close(found[name], tensor, **close, msg=lambda text, name=name: f"{name}: {text}")
+
+    @staticmethod
+    def noise(golden, name, steps, expected) -> float:
+        """How far Adam may have moved biases whose gradient is rounding noise, and the means that contain them."""
+        pathway, layer, role = name.rpartition("/")[0].partition("/")[0], name.split("/")[1], name.rpartition("/")[2]
+        if f"{pathway}/1/bias" not in map(canonical, golden.meta["gradient_is_zero_analytically"]):
+            return 0.0
+        moved = golden.meta["options"]["lr"] * steps
+        if (layer, role) == ("1", "bias"):
+            return moved
+        if (layer, role) == ("2", "bn_mean_rolling"):
+            return moved * float(expected[f"{pathway}/1/weight"].abs().sum(dim=(1, 2, 3, 4)).max())
+        return 0.0
 
     def test_frozen_layers_stay_but_their_statistics_move(self, golden):
         before, after = golden.parameters("before."), copied(self.session.network)
         trained = {canonical(name) for name in golden.meta["optimised_in_order"]}
         still = {name for name in before if torch.equal(before[name], after[name])}
-        assert still == {name for name in before if not name.endswith("_rolling")} - trained
+        frozen = {name for name in before if not name.endswith("_rolling")} - trained
+        without_gradient = {canonical(name) for name in golden.meta["gradient_is_zero_analytically"]}
+        assert frozen <= still <= frozen | without_gradient
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 from pathlib import Path
@@ -12,7 +13,6 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from reference_transfer import arrays_of, assert_same
 from transfer_models import A_DOZEN, architecture, inputs_for, model, probabilities
 
 from deepmedic.errors import ModelError
@@ -184,17 +184,21 @@ class TestNewChannels:
         assert result.model.config.channel_names == ("T1", "CT")
 
 
+def file_of(saved: SavedModel) -> bytes:
+    file = io.BytesIO()
+    torch.save(saved.to_content(), file)
+    return file.getvalue()
+
+
 def test_the_source_is_never_modified() -> None:
     source = trained()
-    before, content = arrays_of(source.parameters), repr(source)
+    before = file_of(source)
     adapted = adapt_model(source, n_classes=2, n_channels=1, class_frequencies=(3, 1)).model
     for tensor in adapted.parameters.values():
         tensor.add_(1.0)
     adapted.rolling_rows.clear()
     adapted.data.spacing = None
-    assert_same(arrays_of(source.parameters), before)
-    assert repr(source) == content
-    assert source.trained
+    assert file_of(source) == before
 
 
 class TestRefusals:
