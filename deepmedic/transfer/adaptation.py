@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -146,4 +147,4 @@ def _described(model: SavedModel, config: ModelConfig) -> DataDescription:
         config.channel_names,
         config.architecture.input_channels,
     )
-    return replace(model.data) if same else replace(model.data, zscore=None, intensities=None)
+    return copy.deepcopy(model.data if same else replace(model.data, zscore=None, intensities=None))

@@ -57,7 +57,7 @@ def _groups(tensors: Sequence[TensorTransfer]) -> dict[str, list[str]]:
 
 
 def _slices(tensor: TensorTransfer) -> str:
-    """Say which part came from which part, by the axes that count channels: `[0:4, 0:2] of 6x2 <- [0:4, 0:2] of 4x3`."""
+    """Say which channels came from which: `[0:4, 0:2] of 6x2 <- [0:4, 0:2] of 4x3`; kernels are whole and left out."""
     if tensor.status != "sliced":
         return ""
     own = ", ".join(_axis(runs, source=False) for runs in tensor.slices)

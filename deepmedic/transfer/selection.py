@@ -130,8 +130,8 @@ def _require_equal_kernels(pair: LayerPair, problems: ProblemList) -> None:
 
 def _too_shallow(shallow: list[tuple[Pathway, Pathway]], target: Architecture, source: Architecture) -> ModelError:
     found = [
-        f"pathway {pathway.name} of the new model has {_count(pathway.depth, 'layer')}, pathway {giver.name} of the source "
-        f"model, which it would receive from, has {giver.depth}"
+        f"pathway {pathway.name} of the new model has {_count(pathway.depth, 'layer')}, pathway {giver.name} of the "
+        f"source model, which it would receive from, has {giver.depth}"
         for pathway, giver in shallow
     ]
     parallel, deepest = source.normal.depth, source.normal.depth + source.fc.depth

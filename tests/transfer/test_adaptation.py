@@ -190,14 +190,18 @@ def file_of(saved: SavedModel) -> bytes:
     return file.getvalue()
 
 
-def test_the_source_is_never_modified() -> None:
+@pytest.mark.parametrize("request_", [{"n_classes": 3}, {"n_classes": 2, "n_channels": 1, "class_frequencies": (3, 1)}])
+def test_the_source_is_never_modified(request_) -> None:
     source = trained()
     before = file_of(source)
-    adapted = adapt_model(source, n_classes=2, n_channels=1, class_frequencies=(3, 1)).model
+    adapted = adapt_model(source, **request_).model
     for tensor in adapted.parameters.values():
         tensor.add_(1.0)
     adapted.rolling_rows.clear()
     adapted.data.spacing = None
+    for values in (adapted.data.zscore, adapted.data.intensities):
+        if values is not None:
+            values.clear()
     assert file_of(source) == before
 
 

@@ -1,0 +1,90 @@
+"""Errors become exit codes in one place, and each command gives its answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from deepmedic import cli
+from deepmedic.errors import DataError, ResourceError
+from deepmedic.versions import VERSION
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def outcome(monkeypatch, capsys):
+    """Run a command whose session raises an error; return its exit code and what it said."""
+
+    def outcome(error: BaseException) -> tuple[int, str]:
+        def fail(arguments):
+            raise error
+
+        monkeypatch.setattr(cli, "_session", fail)
+        return cli.main(["-train", "t.cfg"]), capsys.readouterr().err
+
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (DataError("case x: bad"), 4, "deepmedic: case x: bad\n"),
+        (ResourceError("no room"), 6, "deepmedic: no room\n"),
+        (PermissionError(13, "Permission denied", "/x/y"), 6, "deepmedic: /x/y: the system says: Permission denied."),
+        (OSError("strange"), 6, "deepmedic: the system says: strange."),
+        (MemoryError(), 6, "deepmedic: memory ran out"),
+        (KeyboardInterrupt(), 130, "deepmedic: interrupted; there was nothing new to save.\n"),
+        (KeyboardInterrupt(signal.SIGTERM), 143, "deepmedic: interrupted"),
+    ],
+)
+def test_errors_become_exit_codes_without_a_traceback(outcome, error, code, text):
+    found, said = outcome(error)
+    assert found == code
+    assert said.startswith(text)
+    assert "Traceback" not in said
+
+
+def test_defect_is_shown_with_its_traceback(outcome, caplog):
+    assert outcome(ZeroDivisionError("oops"))[0] == 1
+    assert "This is a defect of the program" in caplog.text
+    assert "ZeroDivisionError: oops" in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_signals_end_a_command_that_has_nothing_to_save(monkeypatch, capsys, number):
+    monkeypatch.setattr(cli, "_session", lambda arguments: os.kill(os.getpid(), number))
+    before = signal.getsignal(signal.SIGTERM)
+    assert cli.main(["-train", "t.cfg"]) == 128 + number
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_help(capsys):
+    assert cli.main(["-h"]) == 0
+    assert capsys.readouterr().out.startswith("usage: deepmedic OPTIONS")
+
+
+def test_versions(capsys):
+    assert cli.main(["-version"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["deepmedic", VERSION]
+    assert {"torch", "CUDA of torch", "cuDNN of torch", "NVIDIA driver", "GPU"} <= {line[:15].strip() for line in lines}
+
+
+def test_explanation_of_a_key(capsys):
+    assert cli.main(["-explain", "numberOfEpochs"]) == 0
+    assert "numberOfEpochs" in capsys.readouterr().out
+
+
+def test_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} {ROOT / 'deepmedic_run.py'} -explain e; echo code $? >&2"
+    done = subprocess.run(
+        f"({command}) | head -n 1", shell=True, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Traceback" not in done.stderr
+    assert done.stderr.strip() in ("code 0", "code 141")
