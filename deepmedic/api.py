@@ -33,7 +33,7 @@ from deepmedic.sessions import training, training_plan
 from deepmedic.sessions.dispatch import is_model_config
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
-from deepmedic.sessions.start import read_model
+from deepmedic.sessions.weights import read_model
 
 __all__ = [
     "TrainingResult",

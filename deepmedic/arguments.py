@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -24,7 +24,17 @@ class CommandOption:
     attribute: str
     help: str
     metavar: str = ""
-    """Empty for a switch."""
+    """Empty for a switch; one word per value, the last one with "..." for any number of them."""
+
+    @property
+    def fewest(self) -> int:
+        """Values that the option needs at least."""
+        return len(self.metavar.split())
+
+    @property
+    def several(self) -> bool:
+        """Whether there may be more values than that."""
+        return self.metavar.endswith("...")
 
 
 OPTIONS = (
@@ -37,6 +47,19 @@ OPTIONS = (
         "-model", "model", "A saved model (.save), a session's folder (its newest model), or an architecture .cfg.", "X"
     ),
     CommandOption("-load", "load", "The weights to start from, when -model names an architecture .cfg.", "X"),
+    CommandOption("-pretrained", "pretrained", "With -newModel: take parameters over from another model.", "X"),
+    CommandOption("-pretrainedConfig", "pretrained_config", "The architecture of X, where X does not hold it.", "MODEL.cfg"),
+    CommandOption("-layers", "layers", "With -pretrained: only these depths of X, counted from 1.", "DEPTH..."),
+    CommandOption("-grow", "grow", "With -pretrained: make the larger model compute what X computes.", "exact"),
+    CommandOption("-adapt", "adapt", "Write a model like A for other classes or channels.", "A.save"),
+    CommandOption("-classes", "classes", "With -adapt: names of the classes, or their number.", "NAME..."),
+    CommandOption("-channels", "channels", "With -adapt: names of the image channels, or their number.", "NAME..."),
+    CommandOption("-classFrequencies", "class_frequencies", "With -adapt: share of voxels of each class.", "SHARE..."),
+    CommandOption("-convert", "convert", "Write a TensorFlow checkpoint of the original as .save.", "X MODEL.cfg"),
+    CommandOption("-plot", "plot", "Draw the curves of one or several sessions.", "SESSION..."),
+    CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
+    CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
+    CommandOption("-movingAverage", "moving_average", "With -plot: smooth over so many subepochs.", "N"),
     CommandOption("-resetOptimizer", "reset_optimizer", "With -train: keep the weights, start optimisation anew."),
     CommandOption("-resetopt", "reset_optimizer", "The same as -resetOptimizer."),
     CommandOption("-dev", "device", "cpu, cuda, cuda0, cuda1, ..., gpu or auto (default).", "DEVICE"),
@@ -46,16 +69,20 @@ OPTIONS = (
     CommandOption("-exportParameters", "export_parameters", "With -inspect: write the parameters as arrays.", "P.npz"),
     CommandOption("-selfTest", "self_test", "Test this installation on the chosen device, in under a minute."),
     CommandOption("-explain", "explain", "Explain the config keys that match a word.", "WORD"),
-    CommandOption("-output", "output", "With -check: also write what was found as JSON.", "FILE"),
+    CommandOption("-output", "output", "The file to write, with -check (JSON), -adapt, -convert and -plot.", "FILE"),
     CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),
     CommandOption("-seed", "seed", "Seed of everything random (default 0).", "N"),
     CommandOption("-version", "version", "Versions of this program, of torch, CUDA and the driver."),
     CommandOption("-h", "help", "This help."),
     CommandOption("--help", "help", "This help."),
 )
+_WITH_OUTPUT = "-check, -adapt, -convert or -plot"
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
-_COMMANDS = ("new_model", "train", "test", "inspect", "self_test", "explain", "version", "help")
+_COMMANDS = (
+    *("new_model", "train", "test", "adapt", "convert", "plot"),
+    *("inspect", "self_test", "explain", "version", "help"),
+)
 
 
 @dataclass
@@ -67,6 +94,20 @@ class Arguments:
     test: Path | None = None
     model: Path | None = None
     load: Path | None = None
+    pretrained: Path | None = None
+    pretrained_config: Path | None = None
+    layers: tuple[int, ...] | None = None
+    grow: str | None = None
+    adapt: Path | None = None
+    classes: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+    class_frequencies: tuple[float, ...] | None = None
+    convert: tuple[Path, Path] | None = None
+    """A TensorFlow checkpoint and its model config."""
+    plot: tuple[Path, ...] = ()
+    detailed: bool = False
+    plot_classes: tuple[int, ...] = ()
+    moving_average: int = 1
     reset_optimizer: bool = False
     device: str = "auto"
     check: bool = False
@@ -101,14 +142,9 @@ def parse(words: Sequence[str]) -> Arguments:
             raise CommandLineError(f"{word} is given twice; give it once.")
         given.append(word)
         position += 1
-        if not option.metavar:
-            setattr(arguments, option.attribute, True)
-            continue
-        if position >= len(words) or _looks_like_option(words[position]):
-            found = f", found {words[position]}" if position < len(words) else ""
-            raise CommandLineError(f"{word} needs a value{found}: {word} {option.metavar}")
-        setattr(arguments, option.attribute, _convert(option, words[position]))
-        position += 1
+        values = _values(option, words[position:])
+        position += len(values)
+        setattr(arguments, option.attribute, _convert(option, values) if option.metavar else True)
     arguments.given = tuple(given)
     if not arguments.help:
         _refuse_contradictions(arguments)
@@ -155,19 +191,53 @@ def _find(word: str) -> CommandOption:
     raise CommandLineError(f"Unknown option {word}.{advice}")
 
 
-def _convert(option: CommandOption, value: str) -> str | int | Path:
-    if option.attribute == "seed":
-        if not value.isdecimal() or len(value) > 19 or int(value) >= 2**63:
-            raise CommandLineError(f"-seed {value}: allowed are whole numbers from 0 to {2**63 - 1}.")
-        return int(value)
-    if option.attribute == "device" and not _DEVICE.fullmatch(value.lower()):
-        raise CommandLineError(f"-dev {value}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
-    types = {item.name: item.type for item in fields(Arguments)}
-    if types[option.attribute] == "Path | None":
-        if not value:
-            raise CommandLineError(f"{option.name} needs a path, an empty one was given.")
-        return Path(value)
-    return value
+def _values(option: CommandOption, following: Sequence[str]) -> list[str]:
+    """The words after an option that belong to it: as many as it needs, or all up to the next option."""
+    values: list[str] = []
+    for word in following:
+        if _looks_like_option(word) or (len(values) == option.fewest and not option.several):
+            break
+        values.append(word)
+    if len(values) < option.fewest:
+        found = f", found {following[len(values)]}" if len(following) > len(values) else ""
+        wanted = "a value" if option.fewest == 1 else f"{option.fewest} values"
+        raise CommandLineError(f"{option.name} needs {wanted}{found}: {option.name} {option.metavar}")
+    return values
+
+
+def _convert(option: CommandOption, values: list[str]) -> object:
+    if not all(values):
+        raise CommandLineError(f"{option.name} needs a value, an empty one was given: {option.name} {option.metavar}")
+    if option.attribute == "device" and not _DEVICE.fullmatch(values[0].lower()):
+        raise CommandLineError(f"-dev {values[0]}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
+    kind = {item.name: str(item.type) for item in fields(Arguments)}[option.attribute]
+    convert = next((convert for name, convert in _CONVERTERS.items() if name in kind), lambda _, value: value)
+    converted = tuple(convert(option, value) for value in values)
+    return converted if kind.startswith("tuple") else converted[0]
+
+
+def _whole_number(option: CommandOption, value: str) -> int:
+    lowest = 0 if option.attribute in ("seed", "plot_classes") else 1
+    if not value.isdecimal() or len(value) > 19 or not lowest <= int(value) < 2**63:
+        raise CommandLineError(f"{option.name} {value}: allowed are whole numbers from {lowest} to {2**63 - 1}.")
+    return int(value)
+
+
+def _share(option: CommandOption, value: str) -> float:
+    try:
+        number = float(value)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise CommandLineError(f"{option.name} {value}: allowed are numbers above 0, for instance 0.9 0.07 0.03.")
+    return number
+
+
+_CONVERTERS: dict[str, Callable[[CommandOption, str], object]] = {
+    "Path": lambda _, value: Path(value),
+    "int": _whole_number,
+    "float": _share,
+}
 
 
 def _refuse_contradictions(arguments: Arguments) -> None:
@@ -182,6 +252,8 @@ def _refuse_contradictions(arguments: Arguments) -> None:
         subject = " ".join(arguments.given)
         raise CommandLineError(f"{subject + ' alone does nothing. ' if subject else ''}{USAGE}")
     _refuse_misplaced(arguments, given)
+    if arguments.adapt and not (arguments.classes or arguments.channels):
+        raise CommandLineError("-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both.")
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
@@ -199,7 +271,11 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         (session, ("-model", "-load"), "-train or -test"),
         (session or bool(arguments.new_model), ("-check", "-overwrite"), "-newModel, -train or -test"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
-        (arguments.check, ("-output",), "-check"),
+        (arguments.check or bool(arguments.adapt or arguments.convert or arguments.plot), ("-output",), _WITH_OUTPUT),
+        (bool(arguments.new_model), ("-pretrained",), "-newModel"),
+        (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-grow"), "-pretrained"),
+        (bool(arguments.adapt), ("-classes", "-channels", "-classFrequencies"), "-adapt"),
+        (bool(arguments.plot), ("-detailed", "-plotClasses", "-movingAverage"), "-plot"),
     )
     for allowed, names, partner in rules:
         misplaced = [name for name in names if name in given]

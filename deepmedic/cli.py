@@ -83,6 +83,10 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _inspect
     if arguments.self_test:
         return _self_test
+    if arguments.plot:
+        return _plot
+    if arguments.adapt or arguments.convert:
+        return _derive
     return _session
 
 
@@ -119,6 +123,22 @@ def _self_test(arguments: Arguments) -> int:
     table, passed = selftest.run(arguments.device)
     sys.stdout.write(table + "\n")
     return 0 if passed else 1
+
+
+def _plot(arguments: Arguments) -> int:
+    from deepmedic.sessions import plotting
+
+    path = plotting.plot(
+        arguments.plot, arguments.output, arguments.detailed, arguments.plot_classes, arguments.moving_average
+    )
+    sys.stdout.write(f"Curves: {path}\n")
+    return 0
+
+
+def _derive(arguments: Arguments) -> int:
+    from deepmedic.sessions import derivation
+
+    return derivation.run(arguments)
 
 
 def _session(arguments: Arguments) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
@@ -25,6 +25,10 @@ class ModelConfig:
     segment_size_inference_given: bool
     channel_names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    new_channels: Literal["keep", "zero", "mean", "repeat"] = "keep"
+    """How channels that a source model lacks start in a transfer into this model."""
+    transfer_classes: bool = False
+    class_frequencies: tuple[float, ...] | None = None
     batch_size_train: int | None = None
     """Batch sizes stand in the model config only in files of the Theano version."""
     batch_size_validation: int | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from deepmedic.config.options import Size3, option
 
@@ -54,6 +55,29 @@ class ModelKeys:
         nonempty=True,
         origin="new",
         doc="Names of the image channels in their order, such as T1 or FLAIR; stored with the model and shown in logs.",
+    )
+    new_channels: Literal["keep", "zero", "mean", "repeat"] = option(
+        "newChannels",
+        "keep",
+        origin="new",
+        doc='With -pretrained: first-layer weights of image channels that the source model lacks (by channelNames): "keep" '
+        'the new random ones, "zero", the "mean" of the source\'s, or a "repeat" of them in turn. All but "keep" rescale '
+        "the weights so that activations keep their size.",
+    )
+    transfer_classes: bool = option(
+        "transferClasses",
+        False,
+        origin="new",
+        doc="With -pretrained: transfer the classification layer too, for the classes that both models know by "
+        "classNames (by position where one has no names).",
+    )
+    class_frequencies: tuple[float, ...] | None = option(
+        "classFrequencies",
+        None,
+        above=0,
+        origin="new",
+        doc="With -pretrained: share of voxels of each class, the background first; the biases of classes that receive "
+        "nothing start at its logarithm, so that the new model begins with these frequencies.",
     )
     class_names: tuple[str, ...] | None = option(
         "classNames",

@@ -278,6 +278,10 @@ class ArchitectureResolver:
             elif not all(name.isprintable() for name in names):
                 self._refusals.refuse(key, f"found {shown(list(names))}; allowed: names of printable characters")
 
+        shares = keys.class_frequencies
+        if shares is not None and keys.classes is not None and len(shares) != keys.classes:
+            self._refusals.refuse("classFrequencies", f"found {len(shares)} shares; allowed: one per class, {keys.classes}")
+
     def _note_unused(self) -> None:
         subsampled = [key for key in declared_keys(ModelKeys) if key.attributes[0] in _SUBSAMPLED_KEYS]
         given = [key.name for key in subsampled if getattr(self._keys, key.attributes[0]) not in (None, ())]

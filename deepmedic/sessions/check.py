@@ -25,6 +25,7 @@ from deepmedic.sessions import estimates
 from deepmedic.sessions.new_model import NewModelPlan
 from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
+from deepmedic.transfer.report import TransferReport
 from deepmedic.sessions.training_session import exit_code_of
 
 log = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def new_model(plan: NewModelPlan, arguments: Arguments) -> int:
         "notes": list(plan.config.source.notes),
         "settings": plan.config.to_dict(),
     }
-    _report(findings, arguments)
+    _report(findings, arguments, plan.report)
     return 0
 
 
@@ -169,10 +170,14 @@ def _read(data: DataSet, problems: ProblemList, sampling: SamplingConfig | None)
     return skipped
 
 
-def _report(findings: dict[str, Any], arguments: Arguments) -> None:
+def _report(findings: dict[str, Any], arguments: Arguments, transfer: TransferReport | None = None) -> None:
+    lines = ["OK", *_lines(findings, "")]
+    if transfer is not None:
+        lines += ["transfer:", transfer.to_text()]
+        findings = {**findings, "transfer": transfer.to_plain()}
     if arguments.output is not None:
         write_json_atomically(Path(arguments.output), findings)
-    log.info("%s", "\n".join(["OK", *_lines(findings, "")]))
+    log.info("%s", "\n".join(lines))
 
 
 def _lines(findings: dict[str, Any], indent: str) -> list[str]:

@@ -17,7 +17,7 @@ from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.dispatch import is_model_config
-from deepmedic.sessions.start import read_model
+from deepmedic.sessions.weights import read_model
 
 
 def inspect(arguments: Arguments) -> str:

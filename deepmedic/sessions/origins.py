@@ -13,7 +13,8 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.plain import settings_changed
 from deepmedic.errors import ModelError
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.start import Start, StartPoint, origin_of_new, weights_digest
+from deepmedic.sessions.start import Start, StartPoint, origin_of_new
+from deepmedic.sessions.weights import weights_digest
 
 _SAME_MODEL = ("kind", "sha256", "seed")
 
@@ -41,7 +42,7 @@ def is_known_origin(point: StartPoint, origin: dict[str, Any], arguments: Argume
         return False
     if point.weights is None:
         assert point.config is not None
-        return is_same_model(origin_of_new(point.config, arguments.seed, arguments.reset_optimizer), origin)
+        return is_same_model(origin_of_new(point, arguments.seed, arguments.reset_optimizer), origin)
     if origin["kind"] == "new":
         return False
     digest = weights_digest(point.weights)

@@ -20,8 +20,10 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.origins import is_inside, is_known_origin, is_same_model, other_origin
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.start import Start, StartPoint, read_model, read_start, refuse_other_architecture
+from deepmedic.sessions.start import Start, StartPoint, read_start, refuse_other_architecture
+from deepmedic.sessions.weights import read_model
 from deepmedic.training.state import TrainingState
+from deepmedic.transfer.report import TransferReport
 
 Kind = Literal["started", "resumed", "finished"]
 
@@ -49,6 +51,8 @@ class Beginning:
     """The optimiser state of a trained model was dropped on request."""
     changes: list[str] = field(default_factory=list)
     """Settings that differ from those of the checkpoint."""
+    report: TransferReport | None = None
+    """What a pretrained new model received."""
     notes: list[str] = field(default_factory=list)
     """Damaged checkpoints that were passed over."""
     is_newest: bool = True
@@ -219,7 +223,8 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
         save_index=after,
     )
     if reset or not model.trained:
-        return Beginning("started", model, state, path=start.path, reset=reset and model.trained)
+        lost = reset and model.trained
+        return Beginning("started", model, state, path=start.path, reset=lost, report=start.report)
     if model.training is None:
         raise ModelError(
             f"{start.path}: this model is trained but holds no optimiser state to go on from. "

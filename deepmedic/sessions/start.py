@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,16 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.optimisation import FreezeConfig
 from deepmedic.errors import CommandLineError, ModelError
-from deepmedic.files import sha256_of
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.pretraining import Pretraining, pretrain, requested
+from deepmedic.sessions.weights import is_tensorflow, read_any
 from deepmedic.training.history import History
 from deepmedic.training.state import Position, TrainingState
 from deepmedic.transfer.tensorflow_bundle import digest_of, prefix_of
+from deepmedic.transfer.report import TransferReport
 from deepmedic.transfer.tensorflow_model import ImportedModel, import_model, to_saved_model
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,8 @@ class StartPoint:
     """The option or key that named the weights (or the config), for messages."""
     freezing: FreezeConfig = FreezeConfig()
     """Which layers the session freezes: the original keeps no optimiser state for them."""
+    pretraining: Pretraining | None = None
+    """What a new model receives from another one."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,8 @@ class Start:
     origin: dict[str, Any]
     path: Path | None
     """The file the weights came from."""
+    report: TransferReport | None = None
+    """What a pretrained new model received."""
 
 
 def is_model_config(path: Path) -> bool:
@@ -75,7 +78,7 @@ def find_start_point(arguments: Arguments, model_path: Path | None, config: Mode
             f"{reset} keeps the weights of a model, but none is named; add -model X.save (or -load X), "
             f"or leave {reset} out to train a new model."
         )
-    return StartPoint(config, weights, named_by)
+    return StartPoint(config, weights, named_by, pretraining=requested(arguments))
 
 
 def _weights(arguments: Arguments, model_path: Path | None, config: ModelConfig | None) -> tuple[Path | None, str]:
@@ -94,15 +97,22 @@ def _weights(arguments: Arguments, model_path: Path | None, config: ModelConfig 
     return None, "-model"
 
 
-def origin_of_new(config: ModelConfig, seed: int, reset: bool) -> dict[str, Any]:
+def origin_of_new(point: StartPoint, seed: int, reset: bool) -> dict[str, Any]:
     """The origin of a session that starts from a new model: what determines its parameters."""
-    plain = {
+    config, pretraining = point.config, point.pretraining
+    assert config is not None
+    plain: dict[str, Any] = {
         "name": config.name,
         "architecture": config.architecture.to_dict(),
         "segments": [config.segment_size_train, config.segment_size_validation, config.segment_size_inference],
     }
+    named = f"a new model '{config.name}'"
+    if pretraining is not None:
+        choices = [config.new_channels, config.transfer_classes, config.class_frequencies]
+        plain["pretrained"] = [pretraining.digest(), *choices]
+        named += f" pretrained from {pretraining.source}"
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return {"kind": "new", "sha256": digest, "seed": seed, "reset": reset, "named": f"a new model '{config.name}'"}
+    return {"kind": "new", "sha256": digest, "seed": seed, "reset": reset, "named": named}
 
 
 def origin_of_saved(path: Path, sha256: str, reset: bool) -> dict[str, Any]:
@@ -119,64 +129,30 @@ def read_start(point: StartPoint, seed: int, reset: bool) -> Start:
     """
     if point.weights is None:
         assert point.config is not None
-        model = SavedModel.new(point.config, seed)
-        return Start(model, origin_of_new(point.config, seed, reset), None)
+        model, report = SavedModel.new(point.config, seed), None
+        if point.pretraining is not None:
+            result = pretrain(model, point.pretraining)
+            model, report = result.model, result.report
+        return Start(model, origin_of_new(point, seed, reset), None, report)
     if is_tensorflow(point.weights):
         prefix = prefix_of(point.weights)
         model = _import_for_training(prefix, _config_beside(point, prefix), point.freezing, reset)
         return Start(model, origin_of_saved(point.weights, digest_of(prefix), reset), prefix)
-    path, model, sha256 = read_model(point.weights)
-    if point.config is not None:
-        refuse_other_architecture(point.config, model, path)
+    path, model, sha256 = read_weights(point)
     return Start(model, origin_of_saved(point.weights, sha256, reset), path)
 
 
 def read_weights(point: StartPoint) -> tuple[Path, SavedModel, str]:
-    """Read the trained model that an inference session uses; return file, model and SHA-256.
+    """Read the model that a start point names; return file, model and SHA-256.
 
     Raises:
         ModelError: as `read_start`.
     """
     assert point.weights is not None
-    if is_tensorflow(point.weights):
-        prefix = prefix_of(point.weights)
-        config = _config_beside(point, prefix)
-        return prefix, to_saved_model(import_model(prefix, config), config), digest_of(prefix)
-    path, model, sha256 = read_model(point.weights)
+    path, model, sha256 = read_any(point.weights, point.config, f"-model MODEL.cfg -load {point.weights}")
     if point.config is not None:
         refuse_other_architecture(point.config, model, path)
     return path, model, sha256
-
-
-def read_model(path: Path) -> tuple[Path, SavedModel, str]:
-    """Read a `.save` file, or the newest valid model of a session's folder; return file, model and SHA-256.
-
-    Raises:
-        ModelError: nothing is there, or it is damaged or foreign.
-    """
-    if not path.exists():
-        raise ModelError(f"{path}: there is no such file or folder; name a .save file or a folder below cnnModels/.")
-    if path.is_dir():
-        path, content, notes = checkpoints.newest_valid(path)
-        for note in notes:
-            log.warning("%s", note)
-    else:
-        content = checkpoints.load(path)
-    return path, SavedModel.from_content(content, str(path)), sha256_of(path)
-
-
-def is_tensorflow(path: Path) -> bool:
-    """True for a checkpoint of the original's TensorFlow version: its prefix, one of its files, or a folder of them."""
-    if path.is_dir():
-        return not any(path.glob("*.save")) and any(path.glob("*.index"))
-    return checkpoints.identify(path) == "tensorflow"
-
-
-def weights_digest(path: Path) -> str | None:
-    """SHA-256 of the weights that a path names, as an origin records it; None when the path is gone."""
-    if is_tensorflow(path):
-        return digest_of(prefix_of(path))
-    return sha256_of(path) if path.is_file() else None
 
 
 def _config_beside(point: StartPoint, prefix: Path) -> ModelConfig:

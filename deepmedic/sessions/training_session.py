@@ -142,8 +142,7 @@ class TrainingSession:
         if self.beginning.kind == "resumed":
             return model
         if self.beginning.path is None:
-            path = new_model.save(model, plan.paths.new_models)
-            log.info("New model: %s", path)
+            new_model.save(model, plan.paths.new_models, self.beginning.report)
         keeps_start = model.start_parameters is not None and bool(self.beginning.extra)
         start = model.start_parameters if keeps_start else model.parameters
         origin, provenance = self.beginning.state.origin, model.provenance

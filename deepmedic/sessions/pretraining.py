@@ -1,0 +1,93 @@
+"""`-pretrained`: what a new model receives from another one before its first step."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from deepmedic.arguments import Arguments
+from deepmedic.config.load import load_model_config
+from deepmedic.config.model import ModelConfig
+from deepmedic.errors import CommandLineError, ModelError
+from deepmedic.files import write_json_atomically
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.weights import read_any, weights_digest
+from deepmedic.transfer.options import TransferOptions
+from deepmedic.transfer.report import TransferReport, TransferResult
+from deepmedic.transfer.transplant import transplant
+
+log = logging.getLogger(__name__)
+
+Growth = Literal["exact"]
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """The source model A of a transfer, and how it is asked for on the command line."""
+
+    source: Path
+    config: ModelConfig | None
+    """A's architecture, for sources that do not hold it."""
+    layers: tuple[int, ...] | None
+    grow: Growth | None
+
+    def digest(self) -> str:
+        """SHA-256 of what the transfer depends on beside the new model's config."""
+        weights = weights_digest(self.source)
+        plain = [weights or str(self.source.resolve()), self.layers, self.grow]
+        return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+
+
+def requested(arguments: Arguments) -> Pretraining | None:
+    """What `-pretrained` and the options beside it ask for; None when it is not given.
+
+    Raises:
+        CommandLineError: another kind of growth than "exact".
+        ConfigError: mistakes in the config that `-pretrainedConfig` names.
+    """
+    if arguments.pretrained is None:
+        return None
+    grow = arguments.grow
+    if grow is not None and grow not in get_args(Growth):
+        raise CommandLineError(f"-grow {grow}: the only kind of growth is exact.")
+    config = load_model_config(arguments.pretrained_config) if arguments.pretrained_config else None
+    return Pretraining(arguments.pretrained, config, arguments.layers, "exact" if grow else None)
+
+
+def pretrain(target: SavedModel, pretraining: Pretraining) -> TransferResult:
+    """Return the new model `target` with what it receives, and the report of every tensor.
+
+    Raises:
+        ModelError: the source cannot be read, or the models do not fit each other.
+    """
+    path, source, sha256 = read_any(pretraining.source, pretraining.config, "-pretrainedConfig MODEL.cfg")
+    options = TransferOptions(
+        layers=pretraining.layers,
+        new_channels=target.config.new_channels,
+        transfer_classes=target.config.transfer_classes,
+        grow=pretraining.grow,
+        class_frequencies=target.config.class_frequencies,
+        source_sha256=sha256,
+    )
+    try:
+        return transplant(source, target, options)
+    except ModelError as error:
+        raise ModelError(f"-pretrained {path}: {error}") from error
+
+
+def announce(report: TransferReport, model_path: Path) -> None:
+    """Write the report beside a new model and into the log: the original's lines for the log, the table for people.
+
+    Raises:
+        ResourceError: the file cannot be written.
+    """
+    for line in report.log_lines():
+        log.debug("%s", line)
+    log.info("%s", report.to_text())
+    path = model_path.with_suffix(".transfer.json")
+    write_json_atomically(path, report.to_plain())
+    log.info("The transfer, tensor by tensor: %s", path)
