@@ -48,7 +48,9 @@ OPTIONS = (
     ),
     CommandOption("-load", "load", "The weights to start from, when -model names an architecture .cfg.", "X"),
     CommandOption("-pretrained", "pretrained", "With -newModel: take parameters over from another model.", "X"),
-    CommandOption("-pretrainedConfig", "pretrained_config", "The architecture of X, where X does not hold it.", "MODEL.cfg"),
+    CommandOption(
+        "-pretrainedConfig", "pretrained_config", "The architecture of X, where X does not hold it.", "MODEL.cfg"
+    ),
     CommandOption("-layers", "layers", "With -pretrained: only these depths of X, counted from 1.", "DEPTH..."),
     CommandOption("-grow", "grow", "With -pretrained: make the larger model compute what X computes.", "exact"),
     CommandOption("-adapt", "adapt", "Write a model like A for other classes or channels.", "A.save"),

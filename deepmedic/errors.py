@@ -72,7 +72,9 @@ class SeveralProblems(DeepMedicError):
         self.problems = problems
         self.exit_code = min((problem.exit_code for problem in problems), key=_PRECEDENCE.index)
         heading = f"{len(problems)} problems were found; nothing was started:"
-        super().__init__("\n".join([heading, *(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))]))
+        super().__init__(
+            "\n".join([heading, *(f"  {number}. {problem}" for number, problem in enumerate(problems, 1))])
+        )
 
 
 class ProblemList:

@@ -26,6 +26,14 @@ def test_both_spellings_of_the_reset_are_the_same():
     assert parsed("-train t.cfg -load x -resetopt").reset_optimizer
 
 
+def test_options_with_several_values_take_all_up_to_the_next_option():
+    found = parsed("-newModel m -pretrained a.save -layers 1 2 5 -seed 3")
+    assert (found.layers, found.seed) == ((1, 2, 5), 3)
+    found = parsed("-adapt a -classes background lesion -classFrequencies 0.99 0.01")
+    assert (found.classes, found.class_frequencies) == (("background", "lesion"), (0.99, 0.01))
+    assert parsed("-convert x.model.ckpt m.cfg").convert == (Path("x.model.ckpt"), Path("m.cfg"))
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -58,7 +66,7 @@ def test_commands_of_both_versions_are_accepted(text):
             "-train t -resetop",
             "Unknown option -resetop: options are not abbreviated; did you mean -resetOptimizer or -resetopt?",
         ),
-        ("-d cpu", "Unknown option -d: options are not abbreviated; did you mean -dev?"),
+        ("-d cpu", "Unknown option -d: options are not abbreviated; did you mean -detailed or -dev?"),
         ("--train t", "Unknown option --train: options have a single dash, -train."),
         ("-trian t", "Unknown option -trian. Did you mean -train?"),
         ("-frobnicate", "Unknown option -frobnicate. For help on the usage"),
@@ -85,8 +93,25 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-newModel m -resetopt", "-resetopt only has a meaning with -train"),
         ("-inspect x -model y", "-model only has a meaning with -train or -test."),
         ("-inspect x -overwrite", "-overwrite only has a meaning with -newModel, -train or -test."),
+        ("-newModel m -pretrained a -layers", "-layers needs a value: -layers DEPTH..."),
+        ("-newModel m -pretrained a -layers 1 x", "-layers x: allowed are whole numbers from 1"),
+        ("-newModel m -layers 1", "-layers only has a meaning with -pretrained."),
+        ("-train t -pretrained a", "-pretrained only has a meaning with -newModel."),
+        ("-convert x.model.ckpt -output f", "-convert needs 2 values, found -output: -convert X MODEL.cfg"),
+        ("-adapt a", "-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both."),
+        ("-adapt a -classes 2 -classFrequencies 0.5 none", "-classFrequencies none: allowed are numbers above 0"),
         ("-train t -json", "-json only has a meaning with -inspect."),
-        ("-train t -output f", "-output only has a meaning with -check."),
+        ("-train t -output f", "-output only has a meaning with -check, -adapt, -convert or -plot."),
+        ("-adapt a.save", "-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both."),
+        ("-adapt a.save -classes", "-classes needs a value: -classes NAME..."),
+        ("-convert x.ckpt", "-convert needs 2 values: -convert X MODEL.cfg"),
+        ("-convert x.ckpt -dev cpu", "-convert needs 2 values, found -dev: -convert X MODEL.cfg"),
+        ("-pretrained a.save", "-pretrained alone does nothing"),
+        ("-train t -pretrained a.save", "-pretrained only has a meaning with -newModel."),
+        ("-newModel m -layers 1 2", "-layers only has a meaning with -pretrained."),
+        ("-newModel m -pretrained a -layers 1 0", "-layers 0: allowed are whole numbers from 1 to"),
+        ("-adapt a -classes x y -classFrequencies 0.5 0", "-classFrequencies 0: allowed are numbers above 0"),
+        ("-plot a -adapt b -classes 2", "-plot and -adapt cannot be given together"),
     ],
 )
 def test_everything_else_is_refused(text, message):
@@ -97,7 +122,7 @@ def test_everything_else_is_refused(text, message):
 
 
 def test_empty_path_is_refused():
-    with pytest.raises(CommandLineError, match="-train needs a path, an empty one was given"):
+    with pytest.raises(CommandLineError, match=r"-train needs a value, an empty one was given: -train TRAIN\.cfg"):
         parse(["-train", ""])
 
 
@@ -109,3 +134,15 @@ def test_help_names_every_option():
     text = help_text()
     assert all(f"  {option.name} " in text for option in OPTIONS)
     assert "typical calls:" in text
+
+
+def test_options_with_several_values():
+    arguments = parse("-newModel m.cfg -pretrained a.save -layers 1 2 5 -grow exact -seed 3".split())
+    assert arguments.layers == (1, 2, 5)
+    assert (arguments.grow, arguments.seed) == ("exact", 3)
+    assert parse("-convert x.model.ckpt m.cfg".split()).convert == (Path("x.model.ckpt"), Path("m.cfg"))
+    adapted = parse("-adapt a.save -classes background tumour -classFrequencies 0.9 0.1 -channels 2".split())
+    assert adapted.classes == ("background", "tumour")
+    assert adapted.class_frequencies == (0.9, 0.1)
+    assert adapted.channels == ("2",)
+    assert parse("-plot a b c -plotClasses 0 2".split()).plot == (Path("a"), Path("b"), Path("c"))

@@ -60,9 +60,9 @@ class ModelKeys:
         "newChannels",
         "keep",
         origin="new",
-        doc='With -pretrained: first-layer weights of image channels that the source model lacks (by channelNames): "keep" '
-        'the new random ones, "zero", the "mean" of the source\'s, or a "repeat" of them in turn. All but "keep" rescale '
-        "the weights so that activations keep their size.",
+        doc="With -pretrained: first-layer weights of image channels that the source model lacks (by channelNames): "
+        '"keep" the new random ones, "zero", the "mean" of the source\'s, or a "repeat" of them in turn. All but '
+        '"keep" rescale the weights so that activations keep their size.',
     )
     transfer_classes: bool = option(
         "transferClasses",

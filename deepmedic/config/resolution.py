@@ -280,7 +280,9 @@ class ArchitectureResolver:
 
         shares = keys.class_frequencies
         if shares is not None and keys.classes is not None and len(shares) != keys.classes:
-            self._refusals.refuse("classFrequencies", f"found {len(shares)} shares; allowed: one per class, {keys.classes}")
+            self._refusals.refuse(
+                "classFrequencies", f"found {len(shares)} shares; allowed: one per class, {keys.classes}"
+            )
 
     def _note_unused(self) -> None:
         subsampled = [key for key in declared_keys(ModelKeys) if key.attributes[0] in _SUBSAMPLED_KEYS]

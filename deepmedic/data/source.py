@@ -47,7 +47,7 @@ class SourceSettings:
     augmentation: AugmentationConfig | None = None
 
 
-class _UnreadableCase(Exception):  # noqa: N818 - it never leaves this module
+class _UnreadableCase(Exception):
     """A case that cannot be used, while cases may be skipped."""
 
     def __init__(self, case: int) -> None:

@@ -153,7 +153,7 @@ class PReLU(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         alpha = self.prelu_alpha.to(images.dtype)
         if images.device.type == "cpu":
-            rectified: Tensor = _RectifyOnCpu.apply(images, alpha)  # type: ignore[no-untyped-call]
+            rectified: Tensor = _RectifyOnCpu.apply(images, alpha)
             return rectified
         return functional.prelu(images, alpha)
 

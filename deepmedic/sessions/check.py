@@ -25,8 +25,8 @@ from deepmedic.sessions import estimates
 from deepmedic.sessions.new_model import NewModelPlan
 from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
-from deepmedic.transfer.report import TransferReport
 from deepmedic.sessions.training_session import exit_code_of
+from deepmedic.transfer.report import TransferReport
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ def training(plan: TrainingPlan) -> int:
     findings["cases"] = {data.role: len(data) for data in (plan.training, validation) if data}
     findings["skippedCases"] = skipped
     findings["estimated"] = _needs_of_training(plan)
-    _report(findings | {"notes": plan.notes, "settings": to_plain(config)}, plan.arguments)
+    _report(findings | {"notes": plan.notes, "settings": to_plain(config)}, plan.arguments, plan.beginning.report)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 

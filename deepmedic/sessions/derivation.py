@@ -60,7 +60,9 @@ def _convert(arguments: Arguments) -> int:
     for note in config.source.notes:
         log.warning("%s", note)
     if config.folder_for_output is None and arguments.output is None:
-        raise ConfigError(f"{config_path}: folderForOutput is missing; add it, or name the file with -output FILE.save.")
+        raise ConfigError(
+            f"{config_path}: folderForOutput is missing; add it, or name the file with -output FILE.save."
+        )
     prefix = prefix_of(checkpoint)
     imported = import_model(prefix, config)
     model = to_saved_model(imported, config)

@@ -1,12 +1,14 @@
-"""From which model a session starts: what `-newModel`, `-model`, `-load` and `cnnModelFilePath` name, told apart by content."""
+"""From which model a session starts: what `-newModel`, `-model`, `-load` and `cnnModelFilePath` name."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
@@ -20,8 +22,8 @@ from deepmedic.sessions.pretraining import Pretraining, pretrain, requested
 from deepmedic.sessions.weights import is_tensorflow, read_any
 from deepmedic.training.history import History
 from deepmedic.training.state import Position, TrainingState
-from deepmedic.transfer.tensorflow_bundle import digest_of, prefix_of
 from deepmedic.transfer.report import TransferReport
+from deepmedic.transfer.tensorflow_bundle import digest_of, prefix_of
 from deepmedic.transfer.tensorflow_model import ImportedModel, import_model, to_saved_model
 
 
@@ -35,7 +37,7 @@ class StartPoint:
     """A `.save` file, a session's folder or a TensorFlow checkpoint; None: parameters are drawn anew."""
     named_by: str
     """The option or key that named the weights (or the config), for messages."""
-    freezing: FreezeConfig = FreezeConfig()
+    freezing: FreezeConfig = field(default_factory=FreezeConfig)
     """Which layers the session freezes: the original keeps no optimiser state for them."""
     pretraining: Pretraining | None = None
     """What a new model receives from another one."""
@@ -193,11 +195,26 @@ def refuse_other_architecture(config: ModelConfig, model: SavedModel, path: Path
     wanted, found = config.architecture.to_dict(), model.architecture.to_dict()
     differences = _differences(wanted, found, "")
     if differences:
-        listing = "\n".join(f"    {line}" for line in differences)
+        listing = "\n".join(f"    {line}" for line in differences + _other_parameters(config, model))
         raise ModelError(
             f"{path}: this model has another architecture than the .cfg beside it:\n{listing}\n"
-            "  Name the .cfg that the model was made from, or leave it out: a .save knows its architecture."
+            "  Name the .cfg that the model was made from, leave it out (a .save knows its architecture), or transfer "
+            "what fits into a new model: -newModel MODEL.cfg -pretrained X."
         )
+
+
+def _other_parameters(config: ModelConfig, model: SavedModel) -> list[str]:
+    """Parameters that are missing, unexpected or of another shape than the config's network has."""
+    with torch.device("meta"):
+        own = parameters.named_tensors(DeepMedicNet(config.architecture))
+    given = model.parameters
+    lines = [f"missing: {name} {list(own[name].shape)}" for name in own if name not in given]
+    lines += [f"unexpected: {name} {list(given[name].shape)}" for name in given if name not in own]
+    return lines + [
+        f"mismatched: {name} is {list(given[name].shape)} in the model and would be {list(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
 
 
 def _differences(wanted: Any, found: Any, where: str) -> list[str]:

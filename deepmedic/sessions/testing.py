@@ -127,7 +127,8 @@ def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
     Raises:
         DataError: the axis order differs.
     """
-    trained, notes = model.data, []
+    trained = model.data
+    notes: list[str] = []
     if trained.axis_order is None or not data.headers:
         return notes
     if data.preprocessing.orientation != trained.orientation:

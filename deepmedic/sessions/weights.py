@@ -1,4 +1,4 @@
-"""Weights that a user names, read whatever kind of file they are in: told apart by content, never by extension alone."""
+"""Weights that a user names, read whatever kind of file they are in: told apart by content."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ class Trainer:
         cost = training_cost(logits, batch.labels, config.loss, weights)
         cost = cost + regularization(self._weights, config.optimizer.l1, config.optimizer.l2)
         self.parts.optimiser.zero_grad()
-        cost.backward()  # type: ignore[no-untyped-call]
+        cost.backward()
         self.parts.optimiser.step(rate, momentum)
         return cost.detach(), self._counts(logits.detach(), batch.labels)
 

@@ -12,7 +12,7 @@ from deepmedic.transfer.matching import NEW, Origins, low_rank_groups
 Steps = tuple[Step, ...]
 
 
-class Impossible(Exception):  # noqa: N818 - a part that does not fit is no error of the search
+class Impossible(Exception):
     """Why layers cannot compute what they should."""
 
 

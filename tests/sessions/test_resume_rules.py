@@ -307,6 +307,15 @@ class TestTrainedModels:
         assert outcome.code == 5
         assert f"{initial}: this model has another architecture than the .cfg beside it" in outcome.err
         assert "normal.feature_maps: the .cfg says [3, 5], the model has [3, 4]" in outcome.err
+        mismatched = "mismatched: normal/2/weight is [4, 3, 3, 3, 3] in the model and would be [5, 3, 3, 3, 3]"
+        assert mismatched in outcome.err
+
+    def test_missing_and_unexpected_parameters_are_listed(self, study, run, initial):
+        other = study.model("other_model", numberFMsPerLayerFC=[5, 6], useSubsampledPathway=False)
+        outcome = run("-train", study.train(**QUICK), "-model", other, "-load", initial)
+        assert outcome.code == 5
+        assert "missing: fc/3/weight [3, 6, 1, 1, 1]" in outcome.err
+        assert "unexpected: subsampled1/1/weight [3, 2, 3, 3, 3]" in outcome.err
 
     def test_config_beside_the_weights_gives_names_and_sizes_of_segments(self, study, run, initial):
         other = study.model("other_model", modelName="renamed", segmentsDimTrain=[11, 11, 11])
