@@ -57,7 +57,7 @@ OPTIONS = (
     CommandOption("-classes", "classes", "With -adapt: names of the classes, or their number.", "NAME..."),
     CommandOption("-channels", "channels", "With -adapt: names of the image channels, or their number.", "NAME..."),
     CommandOption("-classFrequencies", "class_frequencies", "With -adapt: share of voxels of each class.", "SHARE..."),
-    CommandOption("-convert", "convert", "Write a TensorFlow checkpoint of the original as .save.", "X MODEL.cfg"),
+    CommandOption("-convert", "convert", "Write a TensorFlow checkpoint or an .npz file as .save.", "X MODEL.cfg"),
     CommandOption("-plot", "plot", "Draw the curves of one or several sessions.", "SESSION..."),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),

@@ -206,10 +206,13 @@ def foreign(path: Path, kind: Kind) -> ModelError:
         "theano": "is a Python pickle, as the Theano version of DeepMedic saved its models. Reading a pickle can run "
         "any program that is hidden in it, so this is never done here. Where the old program still runs, write the "
         "model's parameters into an .npz file, one array each, under the names that -exportParameters uses "
-        "(normal/1/weight, ...), and bring them in with: -newModel MODEL.cfg -pretrained PARAMETERS.npz.",
+        "(normal/1/weight, ...; documentation/migration.md says how), and bring them in as a whole with "
+        "-convert PARAMETERS.npz MODEL.cfg, or into a new model with: -newModel MODEL.cfg -pretrained PARAMETERS.npz.",
         "tensorflow": "is a TensorFlow checkpoint, not a saved model of this program. Give it as "
-        "-load X.model.ckpt together with -model MODEL.cfg, or as -pretrained X.model.ckpt.",
-        "npz": "holds arrays, not a saved model. Bring them in with: -newModel MODEL.cfg -pretrained PARAMETERS.npz.",
+        "-load X.model.ckpt together with -model MODEL.cfg, as -pretrained X.model.ckpt -pretrainedConfig MODEL.cfg, "
+        "or make a saved model of it with: -convert X.model.ckpt MODEL.cfg.",
+        "npz": "holds arrays, not a saved model. Make one of them with: -convert PARAMETERS.npz MODEL.cfg, or bring "
+        "them into a new one with: -newModel MODEL.cfg -pretrained PARAMETERS.npz.",
         "config": "is a text file with settings, not a saved model.",
         "other": "is not a saved model of this program.",
     }[kind]

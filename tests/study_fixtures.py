@@ -48,6 +48,24 @@ def study(written_once, tmp_path) -> Study:
     return Study(tmp_path / "study")
 
 
+@pytest.fixture(scope="session")
+def source_once(written_once, tmp_path_factory) -> Path:
+    """A model that another session, `other`, trained for one epoch."""
+    study, out = Study(tmp_path_factory.mktemp("source") / "study"), tmp_path_factory.mktemp("source_out")
+    shutil.copytree(written_once, study.folder)
+    config = study.train("other", sessionName="other", folderForOutput=out, numberOfEpochs=1, numberOfSubepochs=1)
+    torch.set_num_threads(1)
+    assert cli.main(["-newModel", str(study.folder / "model.cfg"), "-train", str(config), "-dev", "cpu"]) == 0
+    [path] = (out / "cnnModels" / "other").glob("net.other.final.*.save")
+    return path
+
+
+@pytest.fixture
+def source(study, source_once) -> Path:
+    """The model A that others learn from, as a file in the study's folder."""
+    return Path(shutil.copy(source_once, study.folder / "A.save"))
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

@@ -26,14 +26,6 @@ def test_both_spellings_of_the_reset_are_the_same():
     assert parsed("-train t.cfg -load x -resetopt").reset_optimizer
 
 
-def test_options_with_several_values_take_all_up_to_the_next_option():
-    found = parsed("-newModel m -pretrained a.save -layers 1 2 5 -seed 3")
-    assert (found.layers, found.seed) == ((1, 2, 5), 3)
-    found = parsed("-adapt a -classes background lesion -classFrequencies 0.99 0.01")
-    assert (found.classes, found.class_frequencies) == (("background", "lesion"), (0.99, 0.01))
-    assert parsed("-convert x.model.ckpt m.cfg").convert == (Path("x.model.ckpt"), Path("m.cfg"))
-
-
 @pytest.mark.parametrize(
     "text",
     [
@@ -137,12 +129,12 @@ def test_help_names_every_option():
 
 
 def test_options_with_several_values():
-    arguments = parse("-newModel m.cfg -pretrained a.save -layers 1 2 5 -grow exact -seed 3".split())
+    arguments = parsed("-newModel m.cfg -pretrained a.save -layers 1 2 5 -grow exact -seed 3")
     assert arguments.layers == (1, 2, 5)
     assert (arguments.grow, arguments.seed) == ("exact", 3)
-    assert parse("-convert x.model.ckpt m.cfg".split()).convert == (Path("x.model.ckpt"), Path("m.cfg"))
-    adapted = parse("-adapt a.save -classes background tumour -classFrequencies 0.9 0.1 -channels 2".split())
+    assert parsed("-convert x.model.ckpt m.cfg").convert == (Path("x.model.ckpt"), Path("m.cfg"))
+    adapted = parsed("-adapt a.save -classes background tumour -classFrequencies 0.9 0.1 -channels 2")
     assert adapted.classes == ("background", "tumour")
     assert adapted.class_frequencies == (0.9, 0.1)
     assert adapted.channels == ("2",)
-    assert parse("-plot a b c -plotClasses 0 2".split()).plot == (Path("a"), Path("b"), Path("c"))
+    assert parsed("-plot a b c -plotClasses 0 2").plot == (Path("a"), Path("b"), Path("c"))

@@ -20,6 +20,7 @@ from deepmedic.errors import ConfigError
 
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
 _SMALLEST_DROPOUT_RATE = 0.001
+_ALL_CHANNELS = slice(None)
 
 
 class Bias(nn.Module):
@@ -29,8 +30,9 @@ class Bias(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return images + self.bias.to(images.dtype).view(1, -1, 1, 1, 1)
+    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
+        """`channels`: those of the layer that `images` holds."""
+        return images + self.bias[channels].to(images.dtype).view(1, -1, 1, 1, 1)
 
 
 class RollingBatchNorm(nn.Module):
@@ -68,31 +70,51 @@ class RollingBatchNorm(nn.Module):
         """Variance that inference divides by, [C]."""
         return self.bn_var_rolling.mean(dim=0)
 
+    @property
+    def uses_stored_statistics(self) -> bool:
+        """Whether the next images are normalised with the stored statistics, not with their own."""
+        return self.stored_statistics_only or not self.training
+
     def forward(self, images: Tensor) -> Tensor:
-        if self.stored_statistics_only or not self.training:
-            return _normalize(images, self.bn_gamma, self.bn_beta, self.bn_mean, self.bn_var, self.epsilon)
-        mean, variance = self._batch_statistics(images)
-        self._remember(mean, variance)
-        return _NormalizeByBatch.apply(images, self.bn_gamma, self.bn_beta, mean, variance, self.epsilon)
+        if self.uses_stored_statistics:
+            return self.normalize(images, self.bn_mean, self.bn_var)
+        mean, variance = self.batch_statistics(images)
+        self.remember(mean, variance)
+        return self.normalize_by_batch(images, mean, variance)
+
+    def normalize(self, images: Tensor, mean: Tensor, variance: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
+        """Normalise by statistics that do not depend on the images, which hold `channels` of the layer."""
+        return _normalize(images, self.bn_gamma[channels], self.bn_beta[channels], mean, variance, self.epsilon)
+
+    def normalize_by_batch(
+        self, images: Tensor, mean: Tensor, variance: Tensor, channels: slice = _ALL_CHANNELS
+    ) -> Tensor:
+        """Normalise images, which hold `channels` of the layer, by their own statistics."""
+        gamma, beta = self.bn_gamma[channels], self.bn_beta[channels]
+        return _NormalizeByBatch.apply(images, gamma, beta, mean, variance, self.epsilon)
 
     @torch.no_grad()
-    def _batch_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and biased variance of each channel, [C] each; variance 0 for channels that are constant.
-
-        A deviation below one unit in the last place of the mean counts as constant: it is the rounding error of a
-        convolution over constant input, or of a mean that float32 cannot represent, and carries no information.
-        """
-        statistics_type = self.bn_mean_rolling.dtype
-        mean, variance = _mean_and_variance(images.to(statistics_type))
-        varies = variance.sqrt() > torch.finfo(statistics_type).eps * mean.abs()
-        return mean, torch.where(varies, variance, 0.0)
+    def batch_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and biased variance of each channel, [C] each; variance 0 for channels that are constant."""
+        return constant_as_zero(*_mean_and_variance(images.to(self.bn_mean_rolling.dtype)))
 
     @torch.no_grad()
-    def _remember(self, mean: Tensor, variance: Tensor) -> None:
+    def remember(self, mean: Tensor, variance: Tensor) -> None:
+        """Overwrite the next row of the window."""
         # The row number stays on the device: reading it here would make every training step wait for the device.
         self.bn_mean_rolling.index_copy_(0, self.next_row, mean[None])
         self.bn_var_rolling.index_copy_(0, self.next_row, variance[None])
         self.next_row.copy_((self.next_row + 1) % len(self.bn_mean_rolling))
+
+
+def constant_as_zero(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the statistics of channels with variance 0 for those that are constant but for rounding.
+
+    A deviation below one unit in the last place of the mean counts as constant: it is the rounding error of a
+    convolution over constant input, or of a mean that float32 cannot represent, and carries no information.
+    """
+    varies = variance.sqrt() > torch.finfo(mean.dtype).eps * mean.abs()
+    return mean, torch.where(varies, variance, 0.0)
 
 
 def _mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -150,8 +172,9 @@ class PReLU(nn.Module):
         super().__init__()
         self.prelu_alpha = nn.Parameter(torch.full((channels,), 0.01))
 
-    def forward(self, images: Tensor) -> Tensor:
-        alpha = self.prelu_alpha.to(images.dtype)
+    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
+        """`channels`: those of the layer that `images` holds."""
+        alpha = self.prelu_alpha[channels].to(images.dtype)
         if images.device.type == "cpu":
             rectified: Tensor = _RectifyOnCpu.apply(images, alpha)
             return rectified
@@ -203,6 +226,11 @@ class Dropout(nn.Module):
         super().__init__()
         self.rate = rate
 
+    @property
+    def draws(self) -> bool:
+        """Whether values of the next images are zeroed at random."""
+        return self.training and self.rate >= _SMALLEST_DROPOUT_RATE
+
     def forward(self, images: Tensor) -> Tensor:
         if self.rate < _SMALLEST_DROPOUT_RATE:
             return images
@@ -224,8 +252,9 @@ class Convolution(nn.Module):
         self.padding = padding
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
 
-    def forward(self, images: Tensor) -> Tensor:
-        return _convolve(images, self.weight, self.padding)
+    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
+        """`channels`: those of the input of the layer that `images` holds; the others count as zero."""
+        return _convolve(images, self.weight[:, channels], self.padding)
 
 
 class LowRankConvolution(nn.Module):

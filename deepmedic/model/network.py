@@ -15,6 +15,7 @@ from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError, ModelError
+from deepmedic.model.fusion import PathwayOutputs, fast_layout, repeat
 from deepmedic.model.layers import Bias
 from deepmedic.model.pathway import Block, BlockSequence, Watcher, crop, spatial_size
 
@@ -87,15 +88,11 @@ class DeepMedicNet(nn.Module):
     def _classify(self, inputs: tuple[Tensor, ...], watchers: Sequence[Watcher | None]) -> Tensor:
         *parallel_watchers, fc_watcher = watchers
         outputs = [
-            sequence(_fast_layout(images), watch)
+            sequence(fast_layout(images), watch)
             for sequence, images, watch in zip(self.parallel, inputs, parallel_watchers, strict=True)
         ]
-        normal_size = spatial_size(outputs[0])
-        full_resolution = [
-            repeat(output, pathway.factor, normal_size)
-            for output, pathway in zip(outputs, self.architecture.parallel, strict=True)
-        ]
-        return self.softmax(self.fc(_fast_layout(torch.cat(full_resolution, dim=1)), fc_watcher))
+        factors = tuple(pathway.factor for pathway in self.architecture.parallel)
+        return self.softmax(self.fc(PathwayOutputs(tuple(outputs), factors), fc_watcher))
 
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         architecture = self.architecture
@@ -131,21 +128,6 @@ class DeepMedicNet(nn.Module):
             deviation = number if kind == "normal" else (number / (in_channels * x * y * z)) ** 0.5
             for weight in block.convolution.parameters():
                 weight.copy_(torch.randn(weight.shape, generator=generator, device="cpu") * deviation)
-
-
-def _fast_layout(images: Tensor) -> Tensor:
-    # On CPUs convolutions of images stored channels-last take about two thirds of the time; they keep the layout.
-    return images.contiguous(memory_format=torch.channels_last_3d) if images.device.type == "cpu" else images
-
-
-def repeat(images: Tensor, factor: Size3, size: Size3) -> Tensor:
-    """Repeat each voxel `factor` times along x, y, z and cut off at the far end what exceeds `size`."""
-    if factor == (1, 1, 1):
-        return images
-    batch, channels, width, height, depth = images.shape
-    x, y, z = factor
-    blocks = images[:, :, :, None, :, None, :, None].expand(batch, channels, width, x, height, y, depth, z)
-    return crop(blocks.reshape(batch, channels, width * x, height * y, depth * z), (0, 0, 0), size)
 
 
 def _predicted_part(images: Tensor, factor: Size3, output_size: Size3) -> Tensor:

@@ -13,6 +13,8 @@ from torch.nn import functional
 from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
+from deepmedic.model import fusion
+from deepmedic.model.fusion import BlockLayers, PathwayOutputs
 from deepmedic.model.layers import Bias, Convolution, Dropout, LowRankConvolution, RollingBatchNorm, build_activation
 
 Watcher = Callable[[int, Tensor], None]
@@ -27,6 +29,8 @@ class Block(nn.Module):
     ) -> None:
         """Build the 1-based `layer` of `pathway`; `sees_image`: its input is the image, not feature maps."""
         super().__init__()
+        self.plain_fusion = False
+        """Compute at full resolution what could be computed at low resolution, with the same result."""
         index = layer - 1
         normalized = architecture.batch_norm_window > 0 and not sees_image
         self.normalization = (
@@ -41,8 +45,19 @@ class Block(nn.Module):
             in_channels, pathway.feature_maps[index], pathway.kernels[index], pathway.paddings[index]
         )
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor | PathwayOutputs) -> Tensor:
+        if isinstance(images, PathwayOutputs):
+            return fusion.apply_block(self._layers, images)
         return self.convolution(self.dropout(self.activation(self.normalization(images))))
+
+    def prefers(self, outputs: PathwayOutputs) -> bool:
+        """Whether the block is best given `outputs` as they are, not at full resolution."""
+        possible = isinstance(self.convolution, Convolution) and not self.plain_fusion
+        return possible and fusion.pays(self._layers, outputs)
+
+    @property
+    def _layers(self) -> BlockLayers:
+        return BlockLayers(self.normalization, self.activation, self.dropout, self.convolution)
 
 
 class BlockSequence(nn.Module):
@@ -58,9 +73,15 @@ class BlockSequence(nn.Module):
             for layer in range(1, pathway.depth + 1)
         )
 
-    def forward(self, images: Tensor, watch: Watcher | None = None) -> Tensor:
-        """Apply all blocks; `watch` is called with each 1-based layer and its output before any residual is added."""
-        block_input, previous_input = images, images
+    def forward(self, images: Tensor | PathwayOutputs, watch: Watcher | None = None) -> Tensor:
+        """Apply all blocks, those of the FC pathway to the outputs of all others.
+
+        `watch` is called with each 1-based layer and its output before any residual is added.
+        """
+        if isinstance(images, PathwayOutputs) and not self.blocks[0].prefers(images):
+            images = images.full_resolution()
+        block_input: Tensor | PathwayOutputs = images
+        previous_input = images
         for layer, block in enumerate(self.blocks, 1):
             output = block(block_input)
             if watch is not None:
@@ -68,11 +89,13 @@ class BlockSequence(nn.Module):
             if layer in self.pathway.residual_layers:
                 output = _add_residual(output, previous_input)
             block_input, previous_input = output, block_input
-        return block_input
+        return output
 
 
-def _add_residual(output: Tensor, earlier: Tensor) -> Tensor:
+def _add_residual(output: Tensor, earlier: Tensor | PathwayOutputs) -> Tensor:
     """Add the central part of an earlier layer's input; channels it lacks count as zero, surplus ones are cut."""
+    if isinstance(earlier, PathwayOutputs):
+        earlier = earlier.full_resolution()
     size, earlier_size = spatial_size(output), spatial_size(earlier)
     start = geometry.residual_crop_start(earlier_size, size)
     pads = [0, output.shape[1] - earlier.shape[1]]  # last axis first, before and after; below 0 cuts

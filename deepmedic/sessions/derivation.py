@@ -1,4 +1,4 @@
-"""Models made from other models without a session: `-adapt` and `-convert`."""
+"""Models made from other models, or brought in from elsewhere, without a session: `-adapt` and `-convert`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from pathlib import Path
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.load import load_model_config
-from deepmedic.errors import CommandLineError, ConfigError
+from deepmedic.config.model import ModelConfig
+from deepmedic.errors import CommandLineError, ConfigError, ModelError, OutputHeldError
 from deepmedic.logs import init_logging
+from deepmedic.model.saved import SavedModel
+from deepmedic.model_files import foreign
 from deepmedic.sessions.pretraining import announce
 from deepmedic.sessions.start import training_state
-from deepmedic.sessions.weights import read_model
+from deepmedic.sessions.weights import is_npz, is_tensorflow, read_arrays, read_model
 from deepmedic.transfer.adaptation import adapt_model
 from deepmedic.transfer.tensorflow_bundle import prefix_of
 from deepmedic.transfer.tensorflow_model import import_model, to_saved_model
@@ -55,7 +58,7 @@ def _adapt(arguments: Arguments) -> int:
 
 def _convert(arguments: Arguments) -> int:
     assert arguments.convert is not None
-    checkpoint, config_path = arguments.convert
+    source, config_path = arguments.convert
     config = load_model_config(config_path)
     for note in config.source.notes:
         log.warning("%s", note)
@@ -63,19 +66,38 @@ def _convert(arguments: Arguments) -> int:
         raise ConfigError(
             f"{config_path}: folderForOutput is missing; add it, or name the file with -output FILE.save."
         )
-    prefix = prefix_of(checkpoint)
+    written = _target(arguments, (config.folder_for_output or Path()) / "cnnModels", config.name, "converted")
+    model = _converted(source, config)
+    checkpoints.save(written, model.to_content())
+    epochs = (model.provenance or {}).get("epochs_trained", "unknown")
+    log.info("Converted model (epochs trained: %s): %s", epochs, written)
+    log.info("Next: segment scans with it, or go on training:\n  deepmedic -test TEST.cfg -model %s", written)
+    return 0
+
+
+def _converted(source: Path, config: ModelConfig) -> SavedModel:
+    """The model in a TensorFlow checkpoint, with its optimiser if that can be used, or in a file of arrays."""
+    if is_npz(source):
+        return read_arrays(source, config)
+    if not is_tensorflow(source) and source.exists():
+        raise _not_to_be_converted(source)
+    prefix = prefix_of(source)
     imported = import_model(prefix, config)
     model = to_saved_model(imported, config)
     if imported.optimiser is not None and imported.trained:
-        model = replace(model, training=training_state(imported, prefix))
-    elif imported.optimiser_problem is not None:
+        return replace(model, training=training_state(imported, prefix))
+    if imported.optimiser_problem is not None:
         log.warning("Converted without the state of its optimiser: %s", imported.optimiser_problem)
-    folder = (config.folder_for_output or Path()) / "cnnModels"
-    written = _target(arguments, folder, config.name, "converted")
-    checkpoints.save(written, model.to_content())
-    log.info("Converted model, trained for %d epochs: %s", imported.epochs_trained, written)
-    log.info("Next: segment scans with it, or go on training:\n  deepmedic -test TEST.cfg -model %s", written)
-    return 0
+    return model
+
+
+def _not_to_be_converted(source: Path) -> ModelError:
+    kind = checkpoints.identify(source)
+    if kind == "save" or any(source.glob("*.save")):
+        return ModelError(f"{source}: is a saved model of this program already; use it with -model {source}.")
+    if source.is_dir():
+        return ModelError(f"{source}: holds no TensorFlow checkpoint (X.model.ckpt.index); name another folder.")
+    return foreign(source, kind)
 
 
 def _names_or_number(words: tuple[str, ...]) -> tuple[str, ...] | int | None:
@@ -89,12 +111,13 @@ def _target(arguments: Arguments, folder: Path, name: str, tag: str) -> Path:
     """Where the model is written: `-output`, else a dated name that replaces nothing.
 
     Raises:
-        CommandLineError: `-output` is no `.save`, or exists and `-overwrite` cannot be given here.
+        CommandLineError: `-output` is no `.save`.
+        OutputHeldError: it exists.
     """
     if arguments.output is None:
         return folder / checkpoints.dated_name(name, None, tag, datetime.now())
     if arguments.output.suffix != ".save":
         raise CommandLineError(f"-output {arguments.output}: a model's name must end in .save.")
     if arguments.output.exists():
-        raise CommandLineError(f"-output {arguments.output}: this file exists; choose another name.")
+        raise OutputHeldError(f"-output {arguments.output}: this file exists; choose another name, or remove it.")
     return arguments.output

@@ -79,12 +79,18 @@ def describe(model: SavedModel, network: DeepMedicNet, source: Path, sha256: str
             "inference": config.segment_size_inference,
         },
         "parameters": parameters.count_parameters(network),
-        "layers": [asdict(row) for row in parameters.layer_table(network)],
+        "subsampleFactors": {pathway.name: pathway.factor for pathway in model.architecture.subsampled},
+        "layers": [_without_frozen(asdict(row)) for row in parameters.layer_table(network)],
         "trained": model.trained,
         "training": training,
         "data": {key: value for key, value in vars(model.data).items() if key != "intensities"},
         "provenance": model.provenance,
     }
+
+
+def _without_frozen(row: dict[str, Any]) -> dict[str, Any]:
+    """Which layers are frozen is a setting of a session, not a property of the model."""
+    return {key: value for key, value in row.items() if key != "frozen"}
 
 
 def _text(findings: dict[str, Any]) -> str:
@@ -99,6 +105,6 @@ def _text(findings: dict[str, Any]) -> str:
 
 
 def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple) and all(isinstance(item, int) for item in value):
+    if isinstance(value, list | tuple) and len(value) == 3 and all(isinstance(item, int) for item in value):
         return "x".join(map(str, value))
     return value if isinstance(value, str) else json.dumps(value)

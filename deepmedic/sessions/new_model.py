@@ -11,6 +11,7 @@ from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
 from deepmedic.errors import ConfigError, ProblemList
+from deepmedic.logs import session_log
 from deepmedic.model import parameters
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
@@ -56,11 +57,13 @@ def prepare(arguments: Arguments, config: ModelConfig) -> NewModelPlan:
 
 
 def run(plan: NewModelPlan) -> int:
-    """Save the model and return the exit code."""
-    for note in plan.config.source.notes:
-        log.warning("%s", note)
-    path = save(plan.model, plan.folder, plan.report)
-    log.info("Next: train it:\n  deepmedic -train TRAIN.cfg -model %s", path)
+    """Save the model and return the exit code; the log has the name of the model, as in the original."""
+    with session_log(plan.folder.parent / "logs" / f"{plan.config.name}.txt") as log_path:
+        for note in plan.config.source.notes:
+            log.warning("%s", note)
+        path = save(plan.model, plan.folder, plan.report)
+        log.info("Log: %s", log_path)
+        log.info("Next: train it:\n  deepmedic -train TRAIN.cfg -model %s", path)
     return 0
 
 

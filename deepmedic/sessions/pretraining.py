@@ -15,7 +15,7 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.errors import CommandLineError, ModelError
 from deepmedic.files import write_json_atomically
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.weights import read_any, weights_digest
+from deepmedic.sessions.weights import is_npz, read_any, weights_digest
 from deepmedic.transfer.options import TransferOptions
 from deepmedic.transfer.report import TransferReport, TransferResult
 from deepmedic.transfer.transplant import transplant
@@ -31,14 +31,15 @@ class Pretraining:
 
     source: Path
     config: ModelConfig | None
-    """A's architecture, for sources that do not hold it."""
+    """A's architecture, for sources that do not hold it; None for arrays: that of the new model."""
     layers: tuple[int, ...] | None
     grow: Growth | None
 
     def digest(self) -> str:
         """SHA-256 of what the transfer depends on beside the new model's config."""
         weights = weights_digest(self.source)
-        plain = [weights or str(self.source.resolve()), self.layers, self.grow]
+        config = self.config.to_dict() if self.config else None
+        plain = [weights or str(self.source.resolve()), self.layers, self.grow, config]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
@@ -64,7 +65,7 @@ def pretrain(target: SavedModel, pretraining: Pretraining) -> TransferResult:
     Raises:
         ModelError: the source cannot be read, or the models do not fit each other.
     """
-    path, source, sha256 = read_any(pretraining.source, pretraining.config, "-pretrainedConfig MODEL.cfg")
+    path, source, sha256 = _read_source(target, pretraining)
     options = TransferOptions(
         layers=pretraining.layers,
         new_channels=target.config.new_channels,
@@ -77,6 +78,17 @@ def pretrain(target: SavedModel, pretraining: Pretraining) -> TransferResult:
         return transplant(source, target, options)
     except ModelError as error:
         raise ModelError(f"-pretrained {path}: {error}") from error
+
+
+def _read_source(target: SavedModel, pretraining: Pretraining) -> tuple[Path, SavedModel, str]:
+    """Read the source model; arrays without a config of their own are those of the new model's architecture."""
+    if pretraining.config is not None or not is_npz(pretraining.source):
+        return read_any(pretraining.source, pretraining.config, "-pretrainedConfig MODEL.cfg")
+    try:
+        return read_any(pretraining.source, target.config, "")
+    except ModelError as error:
+        advice = "If they are the parameters of another architecture, add its config: -pretrainedConfig MODEL.cfg"
+        raise ModelError(f"{error}\n  {advice}") from error
 
 
 def announce(report: TransferReport, model_path: Path) -> None:

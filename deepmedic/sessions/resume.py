@@ -69,7 +69,7 @@ class Request:
     point: StartPoint | None
     paths: SessionPaths
     settings: dict[str, Any]
-    """The training config and what its listing files hold, as plain values."""
+    """The training config, what its listing files hold, and what computes, as plain values."""
     epochs: int
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.optimisation import FreezeConfig
@@ -53,11 +52,6 @@ class Start:
     """The file the weights came from."""
     report: TransferReport | None = None
     """What a pretrained new model received."""
-
-
-def is_model_config(path: Path) -> bool:
-    """True when `-model` names an architecture `.cfg` (as in v0.8) and not a saved model."""
-    return path.is_file() and checkpoints.identify(path) == "config"
 
 
 def find_start_point(arguments: Arguments, model_path: Path | None, config: ModelConfig | None) -> StartPoint | None:
@@ -110,8 +104,9 @@ def origin_of_new(point: StartPoint, seed: int, reset: bool) -> dict[str, Any]:
     }
     named = f"a new model '{config.name}'"
     if pretraining is not None:
+        names = [config.channel_names, config.class_names]  # by which channels and classes are matched
         choices = [config.new_channels, config.transfer_classes, config.class_frequencies]
-        plain["pretrained"] = [pretraining.digest(), *choices]
+        plain["pretrained"] = [pretraining.digest(), *names, *choices]
         named += f" pretrained from {pretraining.source}"
     digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
     return {"kind": "new", "sha256": digest, "seed": seed, "reset": reset, "named": named}

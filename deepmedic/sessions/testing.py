@@ -186,7 +186,7 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
     for note in plan.notes:
         log.warning("%s", note)
     if not model.trained:
-        log.warning("This model was never trained: its segmentations mean nothing.")
+        log.warning("%s", _untrained(model))
     interruption = Interruption()
     with interruption.listening(), tqdm(desc="segmenting", unit="batch", leave=False, disable=None) as progress:
 
@@ -205,6 +205,13 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         summary = segment_cases(model.network().to(plan.device), plan.data, options, existing)
     _report(plan, summary)
     return summary.exit_code
+
+
+def _untrained(model: SavedModel) -> str:
+    """What a user should know of a model without any training of its own."""
+    if (model.provenance or {}).get("kind") in ("pretrained", "adapted"):
+        return "This model was not trained since it received parameters from another one."
+    return "This model was never trained: its segmentations mean nothing."
 
 
 def inference_settings(plan: TestPlan) -> InferenceSettings:

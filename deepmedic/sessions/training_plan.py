@@ -66,7 +66,7 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     with problems.gather():
         point = find_start_point(arguments, config.model_path, model_config)
         point = replace(point, freezing=config.freezing) if point else None
-        request = _request(arguments, config, paths, point)
+        request = _request(arguments, config, paths, point, device)
         beginning = begin(request)
     if beginning is None or request is None:
         _check_data_alone(config, problems)
@@ -84,8 +84,13 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     return plan
 
 
-def _request(arguments: Arguments, config: TrainConfig, paths: SessionPaths, point: StartPoint | None) -> Request:
-    settings = to_plain(config) | {"trainingCases": _contents(config.data)}
+def _request(
+    arguments: Arguments, config: TrainConfig, paths: SessionPaths, point: StartPoint | None, device: torch.device
+) -> Request:
+    numerics: dict[str, Any] = {"device": device.type, "torch": str(torch.__version__)}
+    if device.type == "cpu":
+        numerics["threads"] = torch.get_num_threads()
+    settings = to_plain(config) | {"trainingCases": _contents(config.data), "computedWith": numerics}
     if config.validate_on_samples or config.validate_on_volumes:
         settings["validationCases"] = _contents(config.validation_data)
     return Request(arguments, point, paths, settings, config.epochs)

@@ -43,7 +43,9 @@ class TrainingSession:
             remove_stale_temporaries(folder)
         budgets = plan.budgets
         self.training = self._source(plan.training, "train", budgets.training)
-        self.validation = self._source(plan.validation, "val", budgets.validation) if plan.validation else None
+        self.validation = None
+        if plan.validation is not None:
+            self.validation = self._source(plan.validation, "val", budgets.validation)
         self._read_data()
         self.model = self._model()
         self.network = self.model.network().to(plan.device)
@@ -110,6 +112,8 @@ class TrainingSession:
             log.info("Starting from %s.", beginning.path)
         for change in beginning.changes:
             log.warning("Changed since the checkpoint: %s", change)
+        if any(change.startswith("computedWith") for change in beginning.changes):
+            log.warning("A session goes on to the very same numbers only with the same device, torch and threads.")
 
     def _source(self, data: DataSet, role: str, budget: int) -> SegmentSource:
         config, training = self.config, role == "train"

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from study import Study
 
 from deepmedic import checkpoints
 
@@ -76,8 +77,6 @@ def test_eight_kills_at_random_times(study, server):
 
 @pytest.fixture(scope="module")
 def undisturbed(written_once, server, tmp_path_factory):
-    from study import Study
-
     study, out = Study(written_once), tmp_path_factory.mktemp("undisturbed")
     config = study.train("undisturbed", folderForOutput=out, **QUICK)
     assert server.run("-newModel", study.folder / "model.cfg", "-train", config).code == 0

@@ -10,14 +10,13 @@ import time
 
 import pytest
 import torch
+from study import Study, spawn
 
 SETTINGS = {"numberOfEpochs": 10}
 
 
 @pytest.fixture(scope="module")
 def undisturbed(written_once, server, tmp_path_factory):
-    from study import Study
-
     study, out = Study(written_once), tmp_path_factory.mktemp("undisturbed")
     config = study.train("undisturbed", validate=True, folderForOutput=out, **SETTINGS)
     assert server.run("-newModel", study.folder / "model.cfg", "-train", config).code == 0
@@ -83,4 +82,21 @@ def test_full_disk_while_a_checkpoint_is_written(study, server, command, undistu
     assert study.trained()["position"]["step"] == 0
     assert not list(study.out.rglob("*.partial"))
     assert server.run(*command).code == 0
+    assert_undisturbed(study, undisturbed)
+
+
+def test_command_as_it_is_installed(study, command, undisturbed):
+    """One process that imports everything itself, as a batch system would start and stop it."""
+    words = [*command, "-dev", "cpu"]
+    process = spawn(words)
+    while not list(study.checkpoints.glob("net.first.latest.save")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert "SIGTERM: the state is saved. Repeat the same command" in error
+    process = spawn(words)
+    printed, error = process.communicate(timeout=120)
+    assert (process.returncode, "Going on from" in printed) == (0, True), error
     assert_undisturbed(study, undisturbed)

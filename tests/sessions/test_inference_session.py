@@ -10,18 +10,16 @@ import signal
 import nibabel as nib
 import numpy as np
 import pytest
+from study import Study
 
-from deepmedic import checkpoints
+from deepmedic import checkpoints, cli
+from deepmedic.files import sha256_of
 from deepmedic.inference import predictor
 
 
 @pytest.fixture(scope="session")
 def _trained_once(written_once, tmp_path_factory):
     """A model trained for a moment on the study's cases."""
-    from study import Study
-
-    from deepmedic import cli
-
     study, out = Study(written_once), tmp_path_factory.mktemp("trained")
     config = study.train("once", folderForOutput=out, numberOfEpochs=1)
     assert cli.main(["-newModel", str(study.folder / "model.cfg"), "-train", str(config), "-dev", "cpu"]) == 0
@@ -75,8 +73,6 @@ def test_model_is_found_in_every_dialect(study, run, model, predictions, dialect
         dialect = ""
     assert run("-test", study.folder / "test.cfg", *(words.get(word, word) for word in dialect.split())).code == 0
     record = json.loads((predictions / "case2.json").read_text())
-    from deepmedic.files import sha256_of
-
     assert record["model"] == sha256_of(model)
 
 

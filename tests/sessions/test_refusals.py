@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import nibabel as nib
@@ -9,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepmedic import checkpoints
+from deepmedic import checkpoints, cli
+from deepmedic.config.load import load_model_config
+from deepmedic.model.saved import SavedModel
 
 
 @pytest.fixture
@@ -36,9 +39,6 @@ def train_command(study):
 @pytest.fixture
 def model(study):
     """A saved model, never trained."""
-    from deepmedic.config.load import load_model_config
-    from deepmedic.model.saved import SavedModel
-
     path = study.folder / "model.save"
     checkpoints.save(path, SavedModel.new(load_model_config(study.folder / "model.cfg"), 0).to_content())
     return path
@@ -106,6 +106,12 @@ class TestListings:
         message = refused(4, *train_command)
         assert "the listing files differ in their number of cases" in message
         assert f"     1  channel 2: {study.folder}/lists/train_t2.cfg" in message
+
+    @pytest.mark.parametrize("role", ["train", "val"])
+    def test_lists_without_cases(self, study, refused, role):
+        study.list_cases(role, [])
+        message = refused(4, "-newModel", study.folder / "model.cfg", "-train", study.train(validate=True))
+        assert f"lists/{role}_t1.cfg" in message
 
     @pytest.mark.parametrize("name", ["../../outside/x", "/tmp/outside", "a/../../b"])
     def test_names_of_results_stay_inside(self, study, refused, model, name):
@@ -200,8 +206,6 @@ class TestModels:
     def test_malicious_pickle_is_not_run(self, study, refused):
         class Evil:
             def __reduce__(self):
-                import os
-
                 return os.system, (f"touch {study.folder}/lists/pwned",)
 
         path = study.folder / "evil.save"
@@ -262,8 +266,6 @@ class TestSystem:
         assert "but only 1000 bytes are free there" in message
 
     def test_absent_device(self, study, capsys, monkeypatch):
-        from deepmedic import cli
-
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         monkeypatch.setattr("deepmedic.nvidia.find_driver", lambda: None)
         words = ["-newModel", study.folder / "model.cfg", "-train", study.folder / "train.cfg", "-dev", "cuda0"]

@@ -7,6 +7,9 @@ import shutil
 import pytest
 import torch
 
+from deepmedic import checkpoints
+from deepmedic.sessions.checkpointing import CheckpointWriter
+
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}
 
 
@@ -34,8 +37,6 @@ def trained(study, run, initial):
 @pytest.fixture
 def stateless(study, trained):
     """A trained model without optimiser state."""
-    from deepmedic import checkpoints
-
     path = study.folder / "stateless.save"
     content = {**checkpoints.load(trained), "training": None}
     checkpoints.save(path, {key: value for key, value in content.items() if key not in ("session", "counter")})
@@ -44,8 +45,6 @@ def stateless(study, trained):
 
 def stop_after(study, monkeypatch, epochs) -> None:
     """Make the next command end, as if it were killed, once the checkpoint of so many epochs is written."""
-    from deepmedic.sessions.checkpointing import CheckpointWriter
-
     write = CheckpointWriter.__call__
 
     def write_and_stop(self, state, extra):

@@ -13,7 +13,10 @@ import numpy as np
 import pytest
 import torch
 
+from deepmedic.config.load import load_train_config
+from deepmedic.config.plain import to_plain
 from deepmedic.inference import predictor
+from deepmedic.sessions.resume import _DECIDE_BATCHES
 from deepmedic.training.trainer import Trainer
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}
@@ -370,6 +373,13 @@ class TestChangedSettings:
         assert outcome.code == 0
         assert "Changed since the checkpoint: trainingCases.channel 1:" in outcome.err
 
+    def test_other_threads_are_told_to_change_the_numbers(self, study, run):
+        torch.set_num_threads(2)
+        outcome = run(*self.command, study.train())
+        assert outcome.code == 0
+        assert "Changed since the checkpoint: computedWith.threads: 1 -> 2" in outcome.err
+        assert "goes on to the very same numbers only with the same device, torch and threads" in outcome.err
+
     @pytest.mark.parametrize("kind", [0, 1])
     def test_another_optimiser_is_refused_before_anything_is_written(self, study, run, kind):
         before = {path: path.stat().st_mtime_ns for path in study.checkpoints.iterdir()}
@@ -378,7 +388,7 @@ class TestChangedSettings:
         assert "the saved optimiser state is of RMSProp" in outcome.err
         assert "-resetOptimizer" in outcome.err
         assert {path: path.stat().st_mtime_ns for path in study.checkpoints.iterdir()} == before
-        assert "the saved optimiser state is of RMSProp" in study.log
+        assert study.log.count("the saved optimiser state is of RMSProp") == 1
 
     def test_other_frozen_layers_are_refused(self, study, run):
         outcome = run(*self.command, study.train(layersToFreezeNormal=[1]))
@@ -390,6 +400,11 @@ class TestChangedSettings:
         assert (
             "is finished: its model was trained for 1 epochs" in run(*self.command, study.train(numberOfEpochs=1)).out
         )
+
+
+def test_settings_that_decide_batches_exist(study):
+    known = set(to_plain(load_train_config(study.folder / "train.cfg"))) | {"trainingCases", "segment_size_train"}
+    assert set(_DECIDE_BATCHES) <= known
 
 
 class TestDivergence:

@@ -1,0 +1,372 @@
+"""The first layer of the FC pathway on outputs of several resolutions, computed at the resolution they have.
+
+Outputs of low-resolution pathways are repeated before they are concatenated, so that layer sees the same numbers again
+and again. Normalisation and activation of a cell (a voxel of low resolution) need be done once only, and along an axis
+the three taps w0 w1 w2 of a convolution see at most two cells. With a factor of 4, of cells c and d:
+
+    voxel            c     c     c     c  |  d     d     d     d
+    sum there       ...    Sc    Sc    |     |    Sd    Sd   ...       S = w0 + w1 + w2
+                             w0 c + w1 c + w2 d
+                                    w0 c + w1 d + w2 d
+
+The last voxel of c is S c + w2 (d - c), the first of d is S d - w0 (d - c): one product per cell, repeated, and two per
+edge between cells, added to one voxel each. The same along all three axes makes 27 products per cell, where repeating
+takes 27 per voxel. Neither rounding of the sums nor the difference of two cells loses more than float32 does anyway.
+
+Shapes: B batch, C input channels, O output channels; images are [B, C, x, y, z], cells [B, x, y, z, C].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from deepmedic.config.options import Size3
+from deepmedic.model.layers import Bias, Convolution, Dropout, PReLU, RollingBatchNorm, constant_as_zero
+
+_VOXELS_PER_CELL_THAT_PAY = 4
+"""Below, the layer is faster on repeated cells."""
+
+
+@dataclass(frozen=True)
+class PathwayOutputs:
+    """What the parallel pathways give, in order; stands for all of it repeated, cropped and concatenated."""
+
+    images: tuple[Tensor, ...]
+    """[B, channels, x, y, z] each, the normal pathway first."""
+    factors: tuple[Size3, ...]
+    """How often each is repeated along x, y, z."""
+
+    @property
+    def size(self) -> Size3:
+        """Size at full resolution, that of the normal pathway's output."""
+        x, y, z = self.images[0].shape[2:]
+        return x, y, z
+
+    def full_resolution(self) -> Tensor:
+        """Repeat and concatenate: [B, sum of channels, x, y, z]."""
+        repeated = [repeat(part, factor, self.size) for part, factor in zip(self.images, self.factors, strict=True)]
+        return fast_layout(torch.cat(repeated, dim=1))
+
+    def parts(self) -> Iterator[tuple[Tensor, Size3, slice]]:
+        """Images and factor of each pathway, with its channels among all."""
+        ends = accumulate((part.shape[1] for part in self.images), initial=0)
+        for part, factor, (first, end) in zip(self.images, self.factors, pairwise(ends), strict=True):
+            yield part, factor, slice(first, end)
+
+
+class BlockLayers(NamedTuple):
+    """The layers of a block, in the order they are applied."""
+
+    normalization: Bias | RollingBatchNorm
+    activation: nn.Module
+    dropout: Dropout
+    convolution: Convolution
+
+
+def pays(layers: BlockLayers, outputs: PathwayOutputs) -> bool:
+    """Whether `apply_block` can take these layers and is faster than the same at full resolution."""
+    convolution = layers.convolution
+    if layers.dropout.draws or len(outputs.images) == 1:
+        return False
+    kernel = convolution.weight.shape[2:]
+    if not set(kernel) <= {1, 3} or (convolution.padding == "zero" and 3 in kernel):
+        return False
+    fewest_cells = math.prod(outputs.size) / _VOXELS_PER_CELL_THAT_PAY
+    return all(math.prod(part.shape[2:]) <= fewest_cells for part in outputs.images[1:])
+
+
+def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
+    """Return what the layers make of `outputs.full_resolution()`, [B, O, x, y, z].
+
+    The kernel has 1 or 3 voxels along each axis, and padding is "valid" or "mirror" where it has 3.
+    """
+    convolution, activate = layers.convolution, layers.activation
+    terms = []
+    for part, (_, _, channels) in zip(_normalize(layers.normalization, outputs), outputs.parts(), strict=True):
+        terms.append(layers.dropout(activate(part, channels) if isinstance(activate, PReLU) else activate(part)))
+    (_, _, channels), *low_resolution = outputs.parts()
+    total: Tensor = convolution(terms[0], channels).permute(0, 2, 3, 4, 1)
+    products, lines = [], []
+    for term, (_, factor, channels) in zip(terms[1:], low_resolution, strict=True):
+        own_lines = _lines(convolution, factor, outputs.size)
+        cells = term.permute(0, 2, 3, 4, 1).contiguous()
+        products.append(_products(cells, convolution.weight[:, channels], *own_lines))
+        lines.append(own_lines[0])
+    if torch.is_grad_enabled() and any(own.cells.requires_grad for own in products):
+        total = _AddSpread.apply(total, tuple(lines), *(tensor for own in products for tensor in own))
+    else:
+        total = _add_spread(total, products, lines)
+    return total.permute(0, 4, 1, 2, 3)
+
+
+def repeat(images: Tensor, factor: Size3, size: Size3) -> Tensor:
+    """Repeat each voxel `factor` times along x, y, z and cut off at the far end what exceeds `size`."""
+    if factor == (1, 1, 1):
+        return images
+    batch, channels, width, height, depth = images.shape
+    x, y, z = factor
+    blocks = images[:, :, :, None, :, None, :, None].expand(batch, channels, width, x, height, y, depth, z)
+    repeated = blocks.reshape(batch, channels, width * x, height * y, depth * z)
+    return repeated[..., : size[0], : size[1], : size[2]]
+
+
+def fast_layout(images: Tensor) -> Tensor:
+    """Store images channels-last on CPUs: convolutions then take about two thirds of the time, and keep the layout."""
+    return images.contiguous(memory_format=torch.channels_last_3d) if images.device.type == "cpu" else images
+
+
+# ---- Normalisation: statistics of repeated voxels are those of cells, each counted as often as it is repeated ----
+
+
+def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) -> list[Tensor]:
+    parts = list(outputs.parts())
+    if isinstance(normalization, Bias):
+        return [normalization(part, channels) for part, _, channels in parts]
+    if normalization.uses_stored_statistics:
+        mean, variance = normalization.bn_mean, normalization.bn_var
+        return [normalization.normalize(part, mean[own], variance[own], own) for part, _, own in parts]
+    (normal, _, own), *low_resolution = parts
+    counts = [_counts(part, factor, outputs.size) for part, factor, _ in low_resolution]
+    statistics = [normalization.batch_statistics(normal)]
+    for (part, _, _), count in zip(low_resolution, counts, strict=True):
+        statistics.append(_counted_statistics(part.detach().to(normalization.bn_mean_rolling.dtype), count))
+    normalization.remember(*(torch.cat(of_parts) for of_parts in zip(*statistics, strict=True)))
+    normalized = [normalization.normalize_by_batch(normal, *statistics[0], own)]
+    gamma, beta, epsilon = normalization.bn_gamma, normalization.bn_beta, normalization.epsilon
+    for (part, _, own), count, own_statistics in zip(low_resolution, counts, statistics[1:], strict=True):
+        normalized.append(_NormalizeByCountedBatch.apply(part, gamma[own], beta[own], *own_statistics, count, epsilon))
+    return normalized
+
+
+def _counts(part: Tensor, factor: Size3, size: Size3) -> Tensor:
+    """Voxels of all that each cell stands for, as shares of one: float32 [x, y, z], the sum over the batch is 1."""
+    share = torch.full((1, 1, 1), 1 / (part.shape[0] * math.prod(size)), device=part.device)
+    for axis, (cells, times, voxels) in enumerate(zip(part.shape[2:], factor, size, strict=True)):
+        along = torch.full((cells,), float(times), device=part.device)
+        along[-1:] = float(voxels - (cells - 1) * times)
+        shape = [1, 1, 1]
+        shape[axis] = cells
+        share = share * along.view(shape)
+    return share
+
+
+def _counted_statistics(images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel, [C] each."""
+    # Subtracting one voxel of each channel first makes channels that are constant exactly so.
+    reference = images[:1, :, :1, :1, :1]
+    deviations = images - reference
+    shift = (deviations * counts).sum(dim=(0, 2, 3, 4))
+    deviations -= shift.view(1, -1, 1, 1, 1)
+    variance = (deviations.square_() * counts).sum(dim=(0, 2, 3, 4))
+    return constant_as_zero(reference.flatten() + shift, variance)
+
+
+class _NormalizeByCountedBatch(torch.autograd.Function):
+    """Normalise cells by the statistics of the voxels they stand for; the gradient knows that these depend on them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        images: Tensor,
+        gamma: Tensor,
+        beta: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        counts: Tensor,
+        epsilon: float,
+    ) -> Tensor:
+        inverse_std = torch.where(variance > 0, (variance + epsilon).rsqrt(), 0.0)  # 0: no gradient for constants
+        ctx.save_for_backward(images, gamma, mean, inverse_std, counts)
+        gamma = torch.where(variance > 0, gamma, 0.0)
+        return functional.batch_norm(images, mean, variance, gamma, beta, training=False, eps=epsilon)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        images, gamma, mean, inverse_std, counts = ctx.saved_tensors
+        standardized = (images - _per_channel(mean)) * _per_channel(inverse_std)
+        of_beta = gradient.sum(dim=(0, 2, 3, 4), dtype=mean.dtype)
+        of_gamma = (gradient * standardized).sum(dim=(0, 2, 3, 4))
+        of_statistics = torch.addcmul(_per_channel(of_beta), standardized, _per_channel(of_gamma)) * counts
+        of_images = (gradient - of_statistics) * _per_channel(gamma * inverse_std)
+        return of_images.to(images.dtype), of_gamma, of_beta, None, None, None, None
+
+
+def _per_channel(values: Tensor) -> Tensor:
+    return values.view(1, -1, 1, 1, 1)
+
+
+# ---- Convolution ----
+
+
+class _Line(NamedTuple):
+    """How cells and voxels of the output lie along one axis."""
+
+    dim: int
+    """1, 2 or 3 for x, y, z."""
+    factor: int
+    start: int
+    """First voxel that there is output for."""
+    size: int
+    """Voxels that there is output for."""
+
+    def at(self, phase: int, count: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """Index of those of `count` cells whose voxel `phase` has output, and index of these voxels.
+
+        A phase from 0 to factor - 1 is a voxel of the cell itself.
+        """
+        first = phase - self.start
+        skipped = max(0, -(first // self.factor))  # voxels before the output
+        end = max(skipped, min(count, -(-(self.size - first) // self.factor)))
+        voxels = slice(first + skipped * self.factor, max(0, first + end * self.factor), self.factor)
+        before = (slice(None),) * self.dim
+        return (*before, slice(skipped, end)), (*before, voxels)
+
+
+def _lines(convolution: Convolution, factor: Size3, size: Size3) -> tuple[_Line, ...]:
+    lines = []
+    for axis, taps in enumerate(convolution.weight.shape[2:]):
+        lost = taps - 1 if convolution.padding == "valid" else 0
+        lines.append(_Line(axis + 1, factor[axis], lost // 2, size[axis] - lost))
+    return tuple(lines)
+
+
+class _Products(NamedTuple):
+    """Products of cells and kernels summed over some taps, along one axis; [B, x, y, z, channels] each."""
+
+    cells: Tensor
+    """For all voxels of each cell."""
+    edges: Tensor | None
+    """For the last voxel before (first half of the channels) and the first after each edge between cells."""
+
+
+def _products(cells: Tensor, weight: Tensor, line: _Line, *inner_lines: _Line) -> _Products:
+    """Convolve along the axis of `line`, on repeated cells along those of `inner_lines`.
+
+    `weight` is [O, C, taps, ...], with as many numbers of taps as there are lines. With mirror padding, outermost cells
+    have neighbours equal to themselves, so that there are no edges.
+    """
+
+    def along_inner_axes(cells: Tensor, weight: Tensor) -> Tensor:
+        if not inner_lines:
+            return functional.linear(cells, weight)
+        products = _products(cells, weight, *inner_lines)
+        if torch.is_grad_enabled() and products.cells.requires_grad:
+            spread: Tensor = _Spread.apply(*products, inner_lines[0])
+            return spread
+        return _spread(products, inner_lines[0])
+
+    of_cells = along_inner_axes(cells, weight.sum(dim=2))
+    if weight.shape[2] == 1 or cells.shape[line.dim] == 1:
+        return _Products(of_cells, None)
+    both_sides = torch.cat([weight[:, :, 2], -weight[:, :, 0]])
+    return _Products(of_cells, along_inner_axes(cells.diff(dim=line.dim), both_sides))
+
+
+def _edge_parts(edges: Tensor, line: _Line) -> Sequence[tuple[Tensor, int]]:
+    """Both halves of the channels, each with the phase of the cell before the edge that it belongs to."""
+    before, after = edges.chunk(2, dim=-1)
+    return (before, line.factor - 1), (after, line.factor)
+
+
+def _spread(products: _Products, line: _Line) -> Tensor:
+    """Write each product to its voxels."""
+    size = list(products.cells.shape)
+    size[line.dim] = line.size
+    target = products.cells.new_empty(size)
+    for phase in range(line.factor):
+        cells, voxels = line.at(phase, products.cells.shape[line.dim])
+        target[voxels] = products.cells[cells]
+    return _add_edges(target, products.edges, line)
+
+
+def _add_edges(target: Tensor, edges: Tensor | None, line: _Line) -> Tensor:
+    if edges is not None:
+        for part, phase in _edge_parts(edges, line):
+            cells, voxels = line.at(phase, edges.shape[line.dim])
+            target[voxels] += part[cells]
+    return target
+
+
+def _add_spread(target: Tensor, products: Sequence[_Products], lines: Sequence[_Line]) -> Tensor:
+    """Add products of several pathways to their voxels in `target`, in place."""
+    if target.device.type == "cpu" and not torch.compiler.is_compiling():
+        return _add_by_plane(target, products, lines)
+    for own, line in zip(products, lines, strict=True):
+        for phase in range(line.factor):
+            cells, voxels = line.at(phase, own.cells.shape[line.dim])
+            target[voxels] += own.cells[cells]
+        _add_edges(target, own.edges, line)
+    return target
+
+
+def _add_by_plane(target: Tensor, products: Sequence[_Products], lines: Sequence[_Line]) -> Tensor:
+    """`_add_spread` along x that reads and writes `target` once: adding all to a plane while a CPU's cache has it."""
+    for x, plane in enumerate(target.unbind(dim=1)):
+        for own, line in zip(products, lines, strict=True):
+            cell, phase = divmod(x + line.start, line.factor)
+            plane += own.cells[:, cell]
+            if own.edges is None:
+                continue
+            before, after = own.edges.chunk(2, dim=-1)
+            if phase == line.factor - 1 and cell < before.shape[1]:
+                plane += before[:, cell]
+            if phase == 0 and cell > 0:
+                plane += after[:, cell - 1]
+    return target
+
+
+def _gathered(gradient: Tensor, cells: torch.Size, edges: torch.Size | None, line: _Line) -> Iterator[Tensor | None]:
+    """Gradients of products of these shapes, from that of the voxels they were written or added to."""
+    of_cells = gradient.new_zeros(cells)
+    for phase in range(line.factor):
+        where, voxels = line.at(phase, cells[line.dim])
+        of_cells[where] += gradient[voxels]
+    yield of_cells
+    if edges is None:
+        yield None
+        return
+    of_edges = gradient.new_zeros(edges)
+    for part, phase in _edge_parts(of_edges, line):
+        where, voxels = line.at(phase, edges[line.dim])
+        part[where] = gradient[voxels]
+    yield of_edges
+
+
+class _Spread(torch.autograd.Function):
+    """`_spread` with a gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, cells: Tensor, edges: Tensor | None, line: _Line) -> Tensor:
+        ctx.shapes = cells.shape, None if edges is None else edges.shape, line
+        return _spread(_Products(cells, edges), line)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return *_gathered(gradient, *ctx.shapes), None
+
+
+class _AddSpread(torch.autograd.Function):
+    """`_add_spread` with a gradient, to a copy; products as cells and edges of each pathway in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, target: Tensor, lines: tuple[_Line, ...], *tensors: Tensor | None) -> Tensor:
+        products = [_Products(cells, edges) for cells, edges in zip(tensors[::2], tensors[1::2], strict=True)]
+        shapes = [(own.cells.shape, None if own.edges is None else own.edges.shape) for own in products]
+        ctx.shapes = [(*own, line) for own, line in zip(shapes, lines, strict=True)]
+        return _add_spread(target.clone(), products, lines)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, None, *(of for shapes in ctx.shapes for of in _gathered(gradient, *shapes))
