@@ -9,7 +9,7 @@ The command line is `deepmedic -h`. From Python:
     result.save("segmentation.nii.gz")
 
 Everything listed in `__all__` is imported when it is first used: `import deepmedic` alone imports neither torch nor
-numpy. See `deepmedic.api` for what each function takes and gives.
+numpy. See `deepmedic.api` and `deepmedic.api_transfer` for what each function takes and gives.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ if TYPE_CHECKING:
     from deepmedic.api import save_model as save_model
     from deepmedic.api import segment as segment
     from deepmedic.api import train as train
+    from deepmedic.api_transfer import adapt_model as adapt_model
+    from deepmedic.api_transfer import transfer_parameters as transfer_parameters
     from deepmedic.config.model import ModelConfig as ModelConfig
     from deepmedic.config.training import TrainConfig as TrainConfig
     from deepmedic.errors import DeepMedicError as DeepMedicError
     from deepmedic.model.network import DeepMedicNet as DeepMedicNet
     from deepmedic.model.saved import SavedModel as SavedModel
     from deepmedic.sessions.single_case import Segmentation as Segmentation
+    from deepmedic.transfer.report import TransferResult as TransferResult
 
     __version__: str
 
@@ -42,12 +45,15 @@ _HOMES = {
     "Segmentation": "deepmedic.sessions.single_case",
     "TrainConfig": "deepmedic.config.training",
     "TrainingResult": "deepmedic.api",
+    "TransferResult": "deepmedic.transfer.report",
+    "adapt_model": "deepmedic.api_transfer",
     "build_network": "deepmedic.api",
     "load_model": "deepmedic.api",
     "new_model": "deepmedic.api",
     "save_model": "deepmedic.api",
     "segment": "deepmedic.api",
     "train": "deepmedic.api",
+    "transfer_parameters": "deepmedic.api_transfer",
 }
 """Module of each name that is imported when it is first used."""
 
@@ -59,13 +65,16 @@ __all__ = [
     "Segmentation",
     "TrainConfig",
     "TrainingResult",
+    "TransferResult",
     "__version__",
+    "adapt_model",
     "build_network",
     "load_model",
     "new_model",
     "save_model",
     "segment",
     "train",
+    "transfer_parameters",
 ]
 
 

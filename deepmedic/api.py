@@ -270,9 +270,8 @@ def train(
     )
 
 
-# Transfer and analysis ----------------------------------------------------------------------------------------------
-# Functions over `deepmedic.transfer` (transfer of parameters, adapt_model, mono- and dual-phase training, analyses)
-# belong here; each also needs its line in `deepmedic/__init__.py`.
+# Transfer is in `deepmedic.api_transfer`. Mono- and dual-phase training and analyses belong into a module of their own
+# beside it; each function needs its line in `deepmedic/__init__.py`.
 
 
 def _model_config(config: str | Path | ModelConfig) -> ModelConfig:

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,17 @@ from study import Study
 
 from deepmedic import cli
 from deepmedic.logs import init_logging
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """For fixtures that several tests share, what the two below do for each test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)
@@ -54,8 +66,8 @@ def source_once(written_once, tmp_path_factory) -> Path:
     study, out = Study(tmp_path_factory.mktemp("source") / "study"), tmp_path_factory.mktemp("source_out")
     shutil.copytree(written_once, study.folder)
     config = study.train("other", sessionName="other", folderForOutput=out, numberOfEpochs=1, numberOfSubepochs=1)
-    torch.set_num_threads(1)
-    assert cli.main(["-newModel", str(study.folder / "model.cfg"), "-train", str(config), "-dev", "cpu"]) == 0
+    with quick():
+        assert cli.main(["-newModel", str(study.folder / "model.cfg"), "-train", str(config), "-dev", "cpu"]) == 0
     [path] = (out / "cnnModels" / "other").glob("net.other.final.*.save")
     return path
 

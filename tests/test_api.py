@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -520,3 +521,84 @@ def test_training_leaves_the_random_numbers_of_the_caller(study: Study) -> None:
 
 def test_the_study_names_its_cases_as_here() -> None:
     assert TEST["namesForPredictionsPerCase"] == "lists/val_names.cfg"
+
+
+# Transfer -------------------------------------------------------------------------------------------------------------
+
+LARGER = {
+    "modelName": "wider",
+    "channelNames": ["T1", "T2"],
+    "numberFMsPerLayerNormal": [4, 6],
+    "transferClasses": True,
+}
+
+
+def test_a_transfer_is_that_of_the_command_line(written: Study, study: Study, model: deepmedic.SavedModel) -> None:
+    config = study.model("wider", **LARGER)
+    before = parameters_of(model)
+    assert run("-newModel", config, "-pretrained", written.checkpoints) == 0
+    [path] = (study.out / "cnnModels").glob("wider.initial.pretrained.*.save")
+    expected = deepmedic.load_model(path)
+    result = deepmedic.transfer_parameters(written.checkpoints, config, transfer_classes=True)
+    assert parameters_of(result.model) == parameters_of(expected)
+    assert result.model.provenance == expected.provenance
+    assert re.fullmatch(r"\d+ of \d+ parameters \(.*%\) of model wider come from model net", result.report.summary())
+    target = deepmedic.new_model(config)
+    untouched = parameters_of(target)
+    from_memory = deepmedic.transfer_parameters(model, target, transfer_classes=True)
+    assert parameters_of(from_memory.model) == parameters_of(expected)
+    assert (parameters_of(model), parameters_of(target)) == (before, untouched)
+
+
+def test_layers_growth_and_class_frequencies(study: Study, model: deepmedic.SavedModel, written: Study) -> None:
+    config = deepmedic.new_model(study.model("wider", **LARGER)).config
+    chosen = deepmedic.transfer_parameters(model, config, layers=[2], class_frequencies=[90, 5, 5])
+    assert {name for name, layer in chosen.report.tensors.items() if layer.received} >= {"normal/2/weight"}
+    assert chosen.report.layer_map() == {"normal/2": "normal/2", "subsampled1/2": "subsampled1/2"}
+    np.testing.assert_allclose(chosen.model.parameters["softmax/bias"], np.log([0.9, 0.05, 0.05]), rtol=1e-6)
+    grown = deepmedic.transfer_parameters(model, config, grow="exact")
+    roi = written.image(CASE, "roi")
+    found = deepmedic.segment(
+        grown.model, files(written), roi=roi, zscore={"apply_to_all_channels": True}, device="cpu"
+    )
+    np.testing.assert_allclose(found.probabilities, results(written)[0], atol=1e-6)
+
+
+def test_a_transferred_model_trains(study: Study, model: deepmedic.SavedModel) -> None:
+    result = deepmedic.transfer_parameters(model, study.model("wider", **LARGER))
+    trained = deepmedic.train(study.train(numberOfEpochs=1, numberOfSubepochs=1), result.model, device="cpu")
+    assert trained.model.start_parameters is not None
+    start = {name: tensor.numpy().tobytes() for name, tensor in trained.model.start_parameters.items()}
+    assert start == parameters_of(result.model)
+
+
+def test_adapting_is_that_of_the_command_line(written: Study, study: Study, model: deepmedic.SavedModel) -> None:
+    path = study.folder / "adapted.save"
+    assert run("-adapt", written.checkpoints, "-classes", "background", "core", "edema", "-output", path) == 0
+    expected = deepmedic.load_model(path)
+    before = parameters_of(model)
+    result = deepmedic.adapt_model(written.checkpoints, class_names=["background", "core", "edema"])
+    assert parameters_of(result.model) == parameters_of(expected)
+    assert result.model.provenance == expected.provenance
+    assert not result.model.trained
+    assert parameters_of(model) == before
+
+
+def test_adapting_to_the_same_classes_changes_nothing(written: Study, model: deepmedic.SavedModel) -> None:
+    same = deepmedic.adapt_model(model, n_classes=3)
+    assert parameters_of(same.model) == parameters_of(model)
+    result = deepmedic.segment(same.model, files(written), roi=written.image(CASE, "roi"), device="cpu")
+    assert_same(result, results(written))
+
+
+def test_what_cannot_be_transferred_is_refused(study: Study, model: deepmedic.SavedModel) -> None:
+    with pytest.raises(ModelError, match="1 class cannot be told apart"):
+        deepmedic.adapt_model(model, n_classes=1)
+    with pytest.raises(ModelError, match="there is no such file or folder"):
+        deepmedic.adapt_model(study.folder / "nothing.save", n_classes=2)
+    with pytest.raises(ModelError, match="-layers 9: the source model has no layer at depth 9"):
+        deepmedic.transfer_parameters(model, study.model(), layers=[9])
+    with pytest.raises(ModelError, match='newChannels is "copy"; allowed are "keep", "zero", "mean" and "repeat"'):
+        deepmedic.transfer_parameters(model, study.model(), new_channels="copy")  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"broken\.cfg:\d+: numberFMsPerLayerNormal"):
+        deepmedic.transfer_parameters(model, study.model("broken", numberFMsPerLayerNormal=[0]))

@@ -34,7 +34,7 @@ RANKS = {
     4: ("training",),
     5: ("transfer", "plots"),
     6: ("sessions",),
-    7: ("cli", "api", "deepmedic"),
+    7: ("cli", "api", "api_transfer", "deepmedic"),
 }
 """Top-level modules and packages; "deepmedic" is the package's own `__init__`."""
 RANK = {name: rank for rank, names in RANKS.items() for name in names}

@@ -86,7 +86,7 @@ def spacing_table(cases: Named) -> str | None:
     )
     return (
         "the cases have different voxel spacings, so the network sees the same anatomy in different sizes. Resample "
-        f"them to one spacing, for instance with the key resampleTo:{table}"
+        f"them to one spacing, for instance with nibabel.processing.resample_to_output:{table}"
     )
 
 

@@ -19,6 +19,7 @@ Shapes: B batch, C input channels, O output channels; images are [B, C, x, y, z]
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -30,10 +31,19 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from deepmedic.config.options import Size3
-from deepmedic.model.layers import Bias, Convolution, Dropout, PReLU, RollingBatchNorm, constant_as_zero
+from deepmedic.model.layers import (
+    Bias,
+    Convolution,
+    Dropout,
+    LowRankConvolution,
+    PReLU,
+    RollingBatchNorm,
+    constant_as_zero,
+    fast_layout,
+)
 
-_VOXELS_PER_CELL_THAT_PAY = 4
-"""Below, the layer is faster on repeated cells."""
+_TAPS_WORTH_A_NUMBER = 3.5
+"""Taps at full resolution that take the time of writing one number per voxel and channel, as measured on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +79,26 @@ class BlockLayers(NamedTuple):
     normalization: Bias | RollingBatchNorm
     activation: nn.Module
     dropout: Dropout
-    convolution: Convolution
+    convolution: Convolution | LowRankConvolution
 
 
 def pays(layers: BlockLayers, outputs: PathwayOutputs) -> bool:
     """Whether `apply_block` can take these layers and is faster than the same at full resolution."""
     convolution = layers.convolution
-    if layers.dropout.draws or len(outputs.images) == 1:
+    if isinstance(convolution, LowRankConvolution) or layers.dropout.draws or len(outputs.images) == 1:
         return False
     kernel = convolution.weight.shape[2:]
     if not set(kernel) <= {1, 3} or (convolution.padding == "zero" and 3 in kernel):
         return False
-    fewest_cells = math.prod(outputs.size) / _VOXELS_PER_CELL_THAT_PAY
-    return all(math.prod(part.shape[2:]) <= fewest_cells for part in outputs.images[1:])
+    return all(_is_faster(kernel, part.shape[2:], outputs.size) for part in outputs.images[1:])
+
+
+def _is_faster(kernel: Sequence[int], cells: Sequence[int], voxels: Sequence[int]) -> bool:
+    """Whether numbers written per output voxel, after spreading along z, y and x, are few beside the taps saved."""
+    after_each_axis = accumulate(
+        (taps * count / size for taps, count, size in zip(kernel, cells, voxels, strict=True)), operator.mul
+    )
+    return sum(after_each_axis) <= 1 + math.prod(kernel) / _TAPS_WORTH_A_NUMBER
 
 
 def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
@@ -90,6 +107,8 @@ def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
     The kernel has 1 or 3 voxels along each axis, and padding is "valid" or "mirror" where it has 3.
     """
     convolution, activate = layers.convolution, layers.activation
+    if isinstance(convolution, LowRankConvolution):
+        raise TypeError("a low-rank convolution takes feature maps of one resolution")
     terms = []
     for part, (_, _, channels) in zip(_normalize(layers.normalization, outputs), outputs.parts(), strict=True):
         terms.append(layers.dropout(activate(part, channels) if isinstance(activate, PReLU) else activate(part)))
@@ -119,11 +138,6 @@ def repeat(images: Tensor, factor: Size3, size: Size3) -> Tensor:
     return repeated[..., : size[0], : size[1], : size[2]]
 
 
-def fast_layout(images: Tensor) -> Tensor:
-    """Store images channels-last on CPUs: convolutions then take about two thirds of the time, and keep the layout."""
-    return images.contiguous(memory_format=torch.channels_last_3d) if images.device.type == "cpu" else images
-
-
 # ---- Normalisation: statistics of repeated voxels are those of cells, each counted as often as it is repeated ----
 
 
@@ -135,70 +149,62 @@ def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) 
         mean, variance = normalization.bn_mean, normalization.bn_var
         return [normalization.normalize(part, mean[own], variance[own], own) for part, _, own in parts]
     (normal, _, own), *low_resolution = parts
-    counts = [_counts(part, factor, outputs.size) for part, factor, _ in low_resolution]
+    statistics_type = normalization.bn_mean_rolling.dtype
+    counts = [_counts(part, factor, outputs.size).to(statistics_type) for part, factor, _ in low_resolution]
     statistics = [normalization.batch_statistics(normal)]
     for (part, _, _), count in zip(low_resolution, counts, strict=True):
-        statistics.append(_counted_statistics(part.detach().to(normalization.bn_mean_rolling.dtype), count))
+        statistics.append(_counted_statistics(part.detach().to(statistics_type), count))
     normalization.remember(*(torch.cat(of_parts) for of_parts in zip(*statistics, strict=True)))
     normalized = [normalization.normalize_by_batch(normal, *statistics[0], own)]
-    gamma, beta, epsilon = normalization.bn_gamma, normalization.bn_beta, normalization.epsilon
     for (part, _, own), count, own_statistics in zip(low_resolution, counts, statistics[1:], strict=True):
-        normalized.append(_NormalizeByCountedBatch.apply(part, gamma[own], beta[own], *own_statistics, count, epsilon))
+        standardized = _StandardizeByCountedBatch.apply(part, *own_statistics, count, normalization.epsilon)
+        gamma, beta = _per_channel(normalization.bn_gamma[own]), _per_channel(normalization.bn_beta[own])
+        normalized.append(torch.addcmul(beta, standardized, gamma).to(part.dtype))
     return normalized
 
 
 def _counts(part: Tensor, factor: Size3, size: Size3) -> Tensor:
-    """Voxels of all that each cell stands for, as shares of one: float32 [x, y, z], the sum over the batch is 1."""
-    share = torch.full((1, 1, 1), 1 / (part.shape[0] * math.prod(size)), device=part.device)
+    """Voxels that each cell stands for, float32 [x, y, z]: fewer for the last cells, which are cut."""
+    counts = torch.ones((), device=part.device)
     for axis, (cells, times, voxels) in enumerate(zip(part.shape[2:], factor, size, strict=True)):
         along = torch.full((cells,), float(times), device=part.device)
         along[-1:] = float(voxels - (cells - 1) * times)
-        shape = [1, 1, 1]
-        shape[axis] = cells
-        share = share * along.view(shape)
-    return share
+        counts = counts * along.view([-1 if other == axis else 1 for other in range(3)])
+    return counts
 
 
 def _counted_statistics(images: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel, [C] each."""
+    voxels = images.shape[0] * counts.sum()
     # Subtracting one voxel of each channel first makes channels that are constant exactly so.
     reference = images[:1, :, :1, :1, :1]
     deviations = images - reference
-    shift = (deviations * counts).sum(dim=(0, 2, 3, 4))
+    shift = (deviations * counts).sum(dim=(0, 2, 3, 4)) / voxels
     deviations -= shift.view(1, -1, 1, 1, 1)
-    variance = (deviations.square_() * counts).sum(dim=(0, 2, 3, 4))
+    variance = (deviations.square_() * counts).sum(dim=(0, 2, 3, 4)) / voxels
     return constant_as_zero(reference.flatten() + shift, variance)
 
 
-class _NormalizeByCountedBatch(torch.autograd.Function):
-    """Normalise cells by the statistics of the voxels they stand for; the gradient knows that these depend on them."""
+class _StandardizeByCountedBatch(torch.autograd.Function):
+    """Give cells mean 0 and variance 1 over the voxels they stand for; the gradient knows that both depend on them."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        images: Tensor,
-        gamma: Tensor,
-        beta: Tensor,
-        mean: Tensor,
-        variance: Tensor,
-        counts: Tensor,
-        epsilon: float,
-    ) -> Tensor:
-        inverse_std = torch.where(variance > 0, (variance + epsilon).rsqrt(), 0.0)  # 0: no gradient for constants
-        ctx.save_for_backward(images, gamma, mean, inverse_std, counts)
-        gamma = torch.where(variance > 0, gamma, 0.0)
-        return functional.batch_norm(images, mean, variance, gamma, beta, training=False, eps=epsilon)
+    def forward(ctx: Any, images: Tensor, mean: Tensor, variance: Tensor, counts: Tensor, epsilon: float) -> Tensor:
+        inverse_std = torch.where(variance > 0, (variance + epsilon).rsqrt(), 0.0)  # 0: constants stay 0, no gradient
+        standardized = (images - _per_channel(mean)) * _per_channel(inverse_std)
+        ctx.save_for_backward(standardized, inverse_std, counts)
+        ctx.images_type = images.dtype
+        return standardized
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        images, gamma, mean, inverse_std, counts = ctx.saved_tensors
-        standardized = (images - _per_channel(mean)) * _per_channel(inverse_std)
-        of_beta = gradient.sum(dim=(0, 2, 3, 4), dtype=mean.dtype)
-        of_gamma = (gradient * standardized).sum(dim=(0, 2, 3, 4))
-        of_statistics = torch.addcmul(_per_channel(of_beta), standardized, _per_channel(of_gamma)) * counts
-        of_images = (gradient - of_statistics) * _per_channel(gamma * inverse_std)
-        return of_images.to(images.dtype), of_gamma, of_beta, None, None, None, None
+        standardized, inverse_std, counts = ctx.saved_tensors
+        shares = counts / (gradient.shape[0] * counts.sum())
+        of_mean = _per_channel(gradient.sum(dim=(0, 2, 3, 4)))
+        of_scale = _per_channel((gradient * standardized).sum(dim=(0, 2, 3, 4)))
+        of_statistics = torch.addcmul(of_mean, standardized, of_scale) * shares
+        return ((gradient - of_statistics) * _per_channel(inverse_std)).to(ctx.images_type), None, None, None, None
 
 
 def _per_channel(values: Tensor) -> Tensor:
@@ -299,29 +305,11 @@ def _add_edges(target: Tensor, edges: Tensor | None, line: _Line) -> Tensor:
 
 def _add_spread(target: Tensor, products: Sequence[_Products], lines: Sequence[_Line]) -> Tensor:
     """Add products of several pathways to their voxels in `target`, in place."""
-    if target.device.type == "cpu" and not torch.compiler.is_compiling():
-        return _add_by_plane(target, products, lines)
     for own, line in zip(products, lines, strict=True):
         for phase in range(line.factor):
             cells, voxels = line.at(phase, own.cells.shape[line.dim])
             target[voxels] += own.cells[cells]
         _add_edges(target, own.edges, line)
-    return target
-
-
-def _add_by_plane(target: Tensor, products: Sequence[_Products], lines: Sequence[_Line]) -> Tensor:
-    """`_add_spread` along x that reads and writes `target` once: adding all to a plane while a CPU's cache has it."""
-    for x, plane in enumerate(target.unbind(dim=1)):
-        for own, line in zip(products, lines, strict=True):
-            cell, phase = divmod(x + line.start, line.factor)
-            plane += own.cells[:, cell]
-            if own.edges is None:
-                continue
-            before, after = own.edges.chunk(2, dim=-1)
-            if phase == line.factor - 1 and cell < before.shape[1]:
-                plane += before[:, cell]
-            if phase == 0 and cell > 0:
-                plane += after[:, cell - 1]
     return target
 
 
@@ -361,7 +349,11 @@ class _AddSpread(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, target: Tensor, lines: tuple[_Line, ...], *tensors: Tensor | None) -> Tensor:
-        products = [_Products(cells, edges) for cells, edges in zip(tensors[::2], tensors[1::2], strict=True)]
+        products = [
+            _Products(cells, edges)
+            for cells, edges in zip(tensors[::2], tensors[1::2], strict=True)
+            if cells is not None
+        ]
         shapes = [(own.cells.shape, None if own.edges is None else own.edges.shape) for own in products]
         ctx.shapes = [(*own, line) for own, line in zip(shapes, lines, strict=True)]
         return _add_spread(target.clone(), products, lines)

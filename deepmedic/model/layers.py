@@ -288,8 +288,15 @@ class LowRankConvolution(nn.Module):
         return images
 
 
+def fast_layout(images: Tensor) -> Tensor:
+    """Store images channels-last on a CPU: their convolutions take about two thirds of the time."""
+    return images.contiguous(memory_format=torch.channels_last_3d) if images.device.type == "cpu" else images
+
+
 def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
     """Cross-correlate [B, in, x, y, z] with [out, in, x, y, z]; padding keeps the size, the odd voxel goes after."""
+    # Repeated at each layer: torch convolves images of few voxels or channels by other means, which lose the layout.
+    images = fast_layout(images)
     _, _, width, height, depth = weight.shape
     x, y, z = geometry.same_size_padding((width, height, depth))
     if padding == "mirror":

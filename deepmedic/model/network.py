@@ -15,7 +15,7 @@ from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError, ModelError
-from deepmedic.model.fusion import PathwayOutputs, fast_layout, repeat
+from deepmedic.model.fusion import PathwayOutputs, repeat
 from deepmedic.model.layers import Bias
 from deepmedic.model.pathway import Block, BlockSequence, Watcher, crop, spatial_size
 
@@ -88,7 +88,7 @@ class DeepMedicNet(nn.Module):
     def _classify(self, inputs: tuple[Tensor, ...], watchers: Sequence[Watcher | None]) -> Tensor:
         *parallel_watchers, fc_watcher = watchers
         outputs = [
-            sequence(fast_layout(images), watch)
+            sequence(images, watch)
             for sequence, images, watch in zip(self.parallel, inputs, parallel_watchers, strict=True)
         ]
         factors = tuple(pathway.factor for pathway in self.architecture.parallel)

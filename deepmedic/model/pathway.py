@@ -24,13 +24,14 @@ Watcher = Callable[[int, Tensor], None]
 class Block(nn.Module):
     """Batch norm or bias, activation, dropout, convolution (He et al., "Identity Mappings", 2016)."""
 
+    plain_fusion = False
+    """Compute at full resolution what could be computed at low resolution, with the same result."""
+
     def __init__(
         self, architecture: Architecture, pathway: Pathway, layer: int, in_channels: int, *, sees_image: bool
     ) -> None:
         """Build the 1-based `layer` of `pathway`; `sees_image`: its input is the image, not feature maps."""
         super().__init__()
-        self.plain_fusion = False
-        """Compute at full resolution what could be computed at low resolution, with the same result."""
         index = layer - 1
         normalized = architecture.batch_norm_window > 0 and not sees_image
         self.normalization = (
@@ -47,15 +48,13 @@ class Block(nn.Module):
 
     def forward(self, images: Tensor | PathwayOutputs) -> Tensor:
         if isinstance(images, PathwayOutputs):
-            return fusion.apply_block(self._layers, images)
+            return fusion.apply_block(self._layers(), images)
         return self.convolution(self.dropout(self.activation(self.normalization(images))))
 
     def prefers(self, outputs: PathwayOutputs) -> bool:
         """Whether the block is best given `outputs` as they are, not at full resolution."""
-        possible = isinstance(self.convolution, Convolution) and not self.plain_fusion
-        return possible and fusion.pays(self._layers, outputs)
+        return not self.plain_fusion and fusion.pays(self._layers(), outputs)
 
-    @property
     def _layers(self) -> BlockLayers:
         return BlockLayers(self.normalization, self.activation, self.dropout, self.convolution)
 
@@ -78,7 +77,8 @@ class BlockSequence(nn.Module):
 
         `watch` is called with each 1-based layer and its output before any residual is added.
         """
-        if isinstance(images, PathwayOutputs) and not self.blocks[0].prefers(images):
+        first_block = self.blocks[0]
+        if isinstance(images, PathwayOutputs) and not (isinstance(first_block, Block) and first_block.prefers(images)):
             images = images.full_resolution()
         block_input: Tensor | PathwayOutputs = images
         previous_input = images

@@ -42,7 +42,10 @@ def is_known_origin(point: StartPoint, origin: dict[str, Any], arguments: Argume
         return False
     if point.weights is None:
         assert point.config is not None
-        return is_same_model(origin_of_new(point, arguments.seed, arguments.reset_optimizer), origin)
+        own = origin_of_new(point, arguments.seed, arguments.reset_optimizer)
+        if point.pretraining is not None and point.pretraining.is_gone:
+            return all(own[key] == origin.get(key) for key in ("kind", "request", "seed"))
+        return is_same_model(own, origin)
     if origin["kind"] == "new":
         return False
     digest = weights_digest(point.weights)

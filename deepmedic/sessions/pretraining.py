@@ -15,7 +15,7 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.errors import CommandLineError, ModelError
 from deepmedic.files import write_json_atomically
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.weights import is_npz, read_any, weights_digest
+from deepmedic.sessions.weights import is_npz, is_tensorflow, read_any, weights_digest
 from deepmedic.transfer.options import TransferOptions
 from deepmedic.transfer.report import TransferReport, TransferResult
 from deepmedic.transfer.transplant import transplant
@@ -35,9 +35,18 @@ class Pretraining:
     layers: tuple[int, ...] | None
     grow: Growth | None
 
-    def digest(self) -> str:
-        """SHA-256 of what the transfer depends on beside the new model's config."""
-        weights = weights_digest(self.source)
+    @property
+    def is_gone(self) -> bool:
+        """The source is no longer there."""
+        return not is_tensorflow(self.source) and not self.source.exists()
+
+    def digest(self, *, by_path: bool = False) -> str:
+        """SHA-256 of what the transfer depends on beside the new model's config.
+
+        Args:
+            by_path: let the source's path stand for its weights, as it does for a folder, which goes on to change.
+        """
+        weights = None if by_path else weights_digest(self.source)
         config = self.config.to_dict() if self.config else None
         plain = [weights or str(self.source.resolve()), self.layers, self.grow, config]
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()

@@ -94,7 +94,10 @@ def _weights(arguments: Arguments, model_path: Path | None, config: ModelConfig 
 
 
 def origin_of_new(point: StartPoint, seed: int, reset: bool) -> dict[str, Any]:
-    """The origin of a session that starts from a new model: what determines its parameters."""
+    """The origin of a session that starts from a new model: what determines its parameters.
+
+    A pretrained one also has the digest "request", which knows the source by its path, for when the source is gone.
+    """
     config, pretraining = point.config, point.pretraining
     assert config is not None
     plain: dict[str, Any] = {
@@ -102,14 +105,18 @@ def origin_of_new(point: StartPoint, seed: int, reset: bool) -> dict[str, Any]:
         "architecture": config.architecture.to_dict(),
         "segments": [config.segment_size_train, config.segment_size_validation, config.segment_size_inference],
     }
-    named = f"a new model '{config.name}'"
+    origin: dict[str, Any] = {"kind": "new", "seed": seed, "reset": reset, "named": f"a new model '{config.name}'"}
     if pretraining is not None:
         names = [config.channel_names, config.class_names]  # by which channels and classes are matched
         choices = [config.new_channels, config.transfer_classes, config.class_frequencies]
+        origin["named"] += f" pretrained from {pretraining.source}"
+        origin["request"] = _digest({**plain, "pretrained": [pretraining.digest(by_path=True), *names, *choices]})
         plain["pretrained"] = [pretraining.digest(), *names, *choices]
-        named += f" pretrained from {pretraining.source}"
-    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
-    return {"kind": "new", "sha256": digest, "seed": seed, "reset": reset, "named": named}
+    return {**origin, "sha256": _digest(plain)}
+
+
+def _digest(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def origin_of_saved(path: Path, sha256: str, reset: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ _CALLED = {
     "bias": "biases [b]",
     "bn_gamma": "g of Batch Norm [gBn]",
     "bn_beta": "biases [b]",
-    "prelu_alpha": "a of PReLU [aPrelu]",
+    "prelu_alpha": "a of PReLu [aPrelu]",
     "bn_mean_rolling": "rolling average of MU of Batch Norm [muBnsArrayForRollingAverage]",
     "bn_var_rolling": "rolling average of Variance of Batch Norm [varBnsArrayForRollingAverage]",
 }

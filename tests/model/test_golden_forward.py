@@ -17,11 +17,19 @@ from golden_architectures import (
 from torch import Tensor
 
 from deepmedic.config.training import FreezeConfig
-from deepmedic.model import parameters
+from deepmedic.model import fusion, parameters
 from deepmedic.model.network import DeepMedicNet, repeat
+from deepmedic.model.pathway import Block
 
 pytestmark = pytest.mark.parametrize("name", ALL)
 PROBABILITY = 2e-5
+
+
+@pytest.fixture(params=["full resolution", "low resolution"])
+def _both_fusions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First FC layer computed either way, where it can be at low resolution."""
+    monkeypatch.setattr(Block, "plain_fusion", request.param == "full resolution")
+    monkeypatch.setattr(fusion, "_is_faster", lambda *_sizes: True)
 
 
 def golden_net(name: str, *, dropout: bool) -> DeepMedicNet:
@@ -42,6 +50,7 @@ def training_cost(net: DeepMedicNet, logits: Tensor, labels: Tensor, settings: d
     return cross_entropy + l1 + l2
 
 
+@pytest.mark.usefixtures("_both_fusions")
 @pytest.mark.parametrize(("dropout", "key"), [(True, "infer.probs"), (False, "infer.probs_dropout_rates_zero")])
 def test_inference_gives_the_probabilities_of_the_original(name: str, dropout: bool, key: str) -> None:
     net = golden_net(name, dropout=dropout).eval()
@@ -51,6 +60,7 @@ def test_inference_gives_the_probabilities_of_the_original(name: str, dropout: b
     torch.testing.assert_close(probabilities, arrays[key], rtol=0, atol=PROBABILITY)
 
 
+@pytest.mark.usefixtures("_both_fusions")
 def test_inference_gives_pathway_outputs_and_logits_of_the_original(name: str) -> None:
     net = golden_net(name, dropout=True).eval()
     arrays = read_arrays(name, "io")
@@ -68,6 +78,7 @@ def test_inference_gives_pathway_outputs_and_logits_of_the_original(name: str) -
             torch.testing.assert_close(upsampled, arrays[f"infer.path{index}_out_upsampled_cropped"], **close)
 
 
+@pytest.mark.usefixtures("_both_fusions")
 def test_training_gives_probabilities_statistics_cost_and_gradients_of_the_original(name: str) -> None:
     meta, arrays, gradients = read_meta(name), read_arrays(name, "io"), read_arrays(name, "train_grads")
     net = golden_net(name, dropout=False).train()

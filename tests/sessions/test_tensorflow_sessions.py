@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from study_fixtures import quick
 
 from deepmedic import checkpoints, cli
 from deepmedic.sessions.checkpointing import CheckpointWriter
@@ -133,24 +133,13 @@ class Segmented:
         return [name.removesuffix(".nii.gz") for name in self.results["files"]]
 
 
-@pytest.fixture(scope="module")
-def quick() -> Iterator[None]:
-    """What the fixtures of single tests do: one thread, no waiting for the disk."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda descriptor: None)
-        yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module", params=SESSIONS, ids="-".join)
 def kind(request) -> tuple[str, str]:
     return request.param
 
 
 @pytest.fixture(scope="module", params=["loaded", "converted"])
-def segmented(request, kind, quick, tmp_path_factory) -> Segmented:
+def segmented(request, kind, tmp_path_factory) -> Segmented:
     """The original's own command line, or the same with the checkpoint converted first."""
     name, session = kind
     original = copy_of(name, tmp_path_factory.mktemp("original") / name)
@@ -158,12 +147,13 @@ def segmented(request, kind, quick, tmp_path_factory) -> Segmented:
     # All maps, so that a label that differs can be seen to be a tie.
     config.write_text(config.read_text().replace("[False, True, False]", "[True, True, True]"))
     words: list[Any] = ["-model", original.config, "-test", config, "-load", original.checkpoint]
-    if request.param == "converted":
-        saved = original.folder / "converted.save"
-        assert command("-convert", original.checkpoint, original.config, "-output", saved) == 0
-        shutil.rmtree(original.folder / "ckpt")
-        words = ["-test", config, "-model", saved]
-    assert command(*words, "-dev", "cpu") == 0
+    with quick():
+        if request.param == "converted":
+            saved = original.folder / "converted.save"
+            assert command("-convert", original.checkpoint, original.config, "-output", saved) == 0
+            shutil.rmtree(original.folder / "ckpt")
+            words = ["-test", config, "-model", saved]
+        assert command(*words, "-dev", "cpu") == 0
     return Segmented(original, session)
 
 

@@ -107,17 +107,17 @@ class TestLogLines:
         assert report_of(source, target, layers=(2, 4)).log_lines() == [
             "[Pathway_NORMAL][Conv.Layer_1 (index)], depth [2] (Target): Receiving parameters...",
             "\t...receiving parameters from [Pathway_NORMAL][Conv.Layer_1 (index)] (Source).",
-            "\tTransferring a of PReLU [aPrelu].",
+            "\tTransferring a of PReLu [aPrelu].",
             "\tTransferring weights [W].",
             "[Pathway_SUBSAMPLED[3, 3, 3]][Conv.Layer_1 (index)], depth [2] (Target): Receiving parameters...",
             "\tSource model has fewer parallel pathways than Target: parameters are received from its last parallel "
             "pathway [Pathway_NORMAL].",
             "\t...receiving parameters from [Pathway_NORMAL][Conv.Layer_1 (index)] (Source).",
-            "\tTransferring a of PReLU [aPrelu].",
+            "\tTransferring a of PReLu [aPrelu].",
             "\tTransferring weights [W].",
             "[Pathway_FC][Conv.Layer_1 (index)], depth [4] (Target): Receiving parameters...",
             "\t...receiving parameters from [Pathway_FC][Conv.Layer_1 (index)] (Source).",
-            "\tTransferring a of PReLU [aPrelu].",
+            "\tTransferring a of PReLu [aPrelu].",
             "\tTransferring weights [W].",
             "\tTransferring biases [b] of the softmax.",
         ]
@@ -127,7 +127,7 @@ class TestLogLines:
         assert lines[2:7] == [
             "\tTransferring g of Batch Norm [gBn].",
             "\tTransferring biases [b].",
-            "\tTransferring a of PReLU [aPrelu].",
+            "\tTransferring a of PReLu [aPrelu].",
             "\tTransferring weights [W].",
             "\tTransferring rolling average of MU of Batch Norm [muBnsArrayForRollingAverage].",
         ]
