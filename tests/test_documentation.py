@@ -32,7 +32,7 @@ PAGE_NAMES = [str(page.relative_to(ROOT)) for page in PAGES]
 MAP_BEGIN, MAP_END = "<!-- map of modules: begin -->\n", "<!-- map of modules: end -->\n"
 PROMISED_PAGES = {
     "installation", "architecture", "commands", "outputs", "data", "training", "inference", "differences",
-    "reliability", "configuration", "README",
+    "reliability", "configuration", "README", "transfer", "migration",
 }  # fmt: skip
 
 CODE_BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.checks import SessionChecks
@@ -54,6 +55,7 @@ def fit_train(config: TrainConfig, model: ModelConfig, refusals: Refusals) -> Tr
     if config.validate_on_samples or config.validate_on_volumes:
         _check_channels(config.validation_data, "channelsValidation", architecture, refusals)
     _check_freezing(config, architecture, refusals)
+    _refuse_all_frozen(config, architecture, refusals)
     _check_rotations(config, model, refusals)
     _check_feature_maps(config.validation_output, "Val", architecture, refusals)
     return config
@@ -168,6 +170,25 @@ def _check_freezing(config: TrainConfig, architecture: Architecture, refusals: R
     else:
         for layers, pathway in zip(subsampled, architecture.subsampled, strict=True):
             _check_layers(key, layers, pathway, refusals)
+
+
+def _refuse_all_frozen(config: TrainConfig, architecture: Architecture, refusals: Refusals) -> None:
+    """Refuse a config that leaves nothing to train."""
+    freezing = config.freezing
+    given = freezing.normal if freezing.subsampled is None else freezing.subsampled
+    lists = [freezing.normal, *_per_pathway(given, len(architecture.subsampled)), freezing.fc]
+    # A wrong number of lists was refused before.
+    pairs = zip(lists, architecture.pathways, strict=False)
+    frozen = [set(layers) >= set(range(1, pathway.depth + 1)) for layers, pathway in pairs]
+    if all(frozen):
+        refusals.refuse(
+            "layersToFreezeFC", "together with the other lists freezes every layer: nothing is left to train"
+        )
+
+
+def _per_pathway(given: tuple[Any, ...], pathways: int) -> list[tuple[int, ...]]:
+    nested = bool(given) and not isinstance(given[0], int)
+    return [tuple(layers) for layers in given] if nested else [tuple(given)] * pathways
 
 
 def _check_layers(key: str, layers: Sequence[int], pathway: Pathway, refusals: Refusals) -> None:

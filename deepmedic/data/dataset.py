@@ -80,6 +80,10 @@ class DataSet:
         needs = replace(self.needs, segment=segment, margins=margins)
         return replace(self, needs=needs, notes=[])
 
+    def checked_cases(self) -> list[tuple[Case, CaseHeaders]]:
+        """The cases with their headers; none if some were refused, for then the two lists do not correspond."""
+        return list(zip(self.cases, self.headers, strict=True)) if len(self.cases) == len(self.headers) else []
+
     def padded_size(self, index: int) -> Size3:
         """Size of one case after padding, from its header."""
         shape, margins = self.headers[index].shape, self.needs.margins

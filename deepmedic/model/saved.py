@@ -95,8 +95,9 @@ class SavedModel:
             values = {name: value for name, value in content.items() if name in names}
             values["config"] = ModelConfig.from_dict(values["config"])
             values["data"] = DataDescription(**values["data"])
+            _refuse_other_types(values)
             return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
                 f"{source}: this file is whole but is not a model of this program ({type(error).__name__}: {error}); "
                 "name a file that -newModel or -train wrote."
@@ -141,3 +142,22 @@ class SavedModel:
 def tensors_of(network: DeepMedicNet) -> dict[str, torch.Tensor]:
     """A copy of all parameters and rolling arrays on the CPU, by canonical name."""
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in parameters.named_tensors(network).items()}
+
+
+def _refuse_other_types(values: dict[str, Any]) -> None:
+    """Raise TypeError where a part of a saved model is of another type than it is written with."""
+    for name in ("parameters", "start_parameters"):
+        tensors = values[name]
+        if tensors is None and name == "start_parameters":
+            continue
+        if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+            raise TypeError(f"{name} must be tensors by name")
+    rows = values["rolling_rows"]
+    if not isinstance(rows, dict) or not all(isinstance(row, int) for row in rows.values()):
+        raise TypeError("rolling_rows must be whole numbers by name")
+    for name in ("training", "provenance"):
+        if not isinstance(values[name], dict | None):
+            raise TypeError(f"{name} must be a table")
+    spacing = values["data"].spacing
+    if spacing is not None and not all(isinstance(size, float) for size in spacing):
+        raise TypeError("the spacing must be numbers")

@@ -26,7 +26,7 @@ from deepmedic.errors import DataError, ProblemList
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.testing import choose_tiling, compare_with_training
+from deepmedic.sessions.model_use import choose_tiling, compare_with_training
 
 log = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def segment_case(
     settings = InferenceSettings(
         segment=model.config.segment_size_inference,
         batch_size=config.batch_size,
-        tiling="segments" if choose_tiling(config, model) == "segments" else "auto",
+        tiling=choose_tiling(config.tiling, config.source, model),
         precision=config.execution.precision,
         device=device,
     )

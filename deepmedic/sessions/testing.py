@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -18,7 +17,7 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
-from deepmedic.errors import CommandLineError, DataError, ProblemList
+from deepmedic.errors import CommandLineError, ProblemList
 from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
@@ -29,14 +28,12 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import EventLog, session_log
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
+from deepmedic.sessions.model_use import choose_tiling, compare_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.training.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
-
-_SPACING_TOLERANCE = 0.05
-"""Relative difference of voxel sizes to those of training that is not worth a warning."""
 
 
 @dataclass
@@ -57,7 +54,7 @@ class TestPlan:
 
     @property
     def tiling(self) -> Literal["segments", "auto"]:
-        return choose_tiling(self.config, self.model)
+        return choose_tiling(self.config.tiling, self.config.source, self.model)
 
 
 def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig | None) -> TestPlan:
@@ -110,51 +107,6 @@ def run(plan: TestPlan) -> int:
         except Interrupted as interrupted:
             log.warning("%s: finished cases are kept. Repeat the same command to compute the rest.", interrupted)
             return interrupted.exit_code
-
-
-def choose_tiling(config: TestConfig, model: SavedModel) -> Literal["segments", "auto"]:
-    """The original's tiles wherever its configs, models or a tile size of the user's are involved; else fast ones."""
-    if config.tiling is not None:
-        return config.tiling
-    dialects = (config.source.dialect, model.dialect)
-    original = any(dialect != "toml" for dialect in dialects)
-    return "segments" if original or model.config.segment_size_inference_given else "auto"
-
-
-def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
-    """Refuse cases whose arrays run in other directions than those of training; say where else they differ.
-
-    Raises:
-        DataError: the axis order differs.
-    """
-    trained = model.data
-    notes: list[str] = []
-    if trained.axis_order is None or not data.headers:
-        return notes
-    if data.preprocessing.orientation != trained.orientation:
-        raise DataError(
-            f'the model was trained with orientation = "{trained.orientation}", this config says '
-            f'"{data.preprocessing.orientation}"; set orientation = "{trained.orientation}".'
-        )
-    codes = data.headers[0].header.axis_codes
-    if codes != trained.axis_order:
-        raise DataError(
-            f"{data.headers[0].header.path}: the axes of this image run {codes}, those of the training images ran "
-            f"{trained.axis_order}; the network would see it flipped or turned. Store the images as in training, or "
-            'train and segment with orientation = "RAS".'
-        )
-    spacing = data.median_spacing()
-    if trained.spacing is not None and not np.allclose(spacing, trained.spacing, rtol=_SPACING_TOLERANCE, atol=0):
-        notes.append(
-            f"The voxel spacing of these cases is {_millimetres(spacing)}, in training it was "
-            f"{_millimetres(trained.spacing)}: the network knows shapes in voxels. Resample the images as in training."
-        )
-    if trained.zscore is not None and trained.zscore != asdict(data.preprocessing.zscore):
-        notes.append(
-            f"norm_zscore_prms differ from training: {asdict(data.preprocessing.zscore)} here, {trained.zscore} there. "
-            "The network expects intensities as in training."
-        )
-    return notes
 
 
 def _find_model(
@@ -251,7 +203,3 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
         log.info(
             "Next: look at them over their scans in a viewer, for instance:\n  itksnap -g %s -s %s", scan, segmentation
         )
-
-
-def _millimetres(spacing: tuple[float, float, float]) -> str:
-    return " x ".join(f"{size:.3g}" for size in spacing) + " mm"

@@ -18,11 +18,13 @@ from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import duplicates_between
 from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
+from deepmedic.data.geometry_checks import check_axis_orders, spacing_table
 from deepmedic.errors import DataError, ModelError, ProblemList
 from deepmedic.files import sha256_of
 from deepmedic.model import parameters
 from deepmedic.sessions import estimates
 from deepmedic.sessions.estimates import Budgets
+from deepmedic.sessions.model_use import compare_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.resume import Beginning, Request, begin
 from deepmedic.sessions.start import StartPoint, find_start_point
@@ -168,6 +170,17 @@ def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
     plan.notes += config.source.notes
     for data in (plan.training, validation):
         plan.notes += data.notes if data else []
+        if data is not None:
+            with problems.gather():
+                plan.notes += compare_with_training(data, plan.beginning.model)
+    if validation is not None:
+        both = [
+            (case.name, found.header) for data in (plan.training, validation) for case, found in data.checked_cases()
+        ]
+        with problems.gather():
+            check_axis_orders(both)
+        spacings = spacing_table(both)
+        plan.notes += [spacings] if spacings and spacings not in plan.notes else []
     shared = duplicates_between(plan.training.cases, validation.cases) if validation else []
     if config.strict_splits:
         for line in shared:

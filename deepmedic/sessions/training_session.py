@@ -144,7 +144,8 @@ class TrainingSession:
         """The model with what the session adds to it: the start of its parameters and a description of the data."""
         model, plan = self.beginning.model, self.plan
         if self.beginning.kind == "resumed":
-            return model
+            # What changed may be the data, or how they are prepared.
+            return replace(model, data=describe_data(plan.training)) if self.beginning.changes else model
         if self.beginning.path is None:
             new_model.save(model, plan.paths.new_models, self.beginning.report)
         keeps_start = model.start_parameters is not None and bool(self.beginning.extra)

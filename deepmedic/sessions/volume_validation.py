@@ -16,6 +16,7 @@ from deepmedic.inference.results import ResultFiles, RunIdentity
 from deepmedic.inference.segment_cases import Saving, SegmentationOptions, segment_cases
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.model_use import choose_tiling
 from deepmedic.training.history import VolumeRecord
 
 
@@ -51,6 +52,7 @@ class VolumeValidation:
         self._inference = InferenceSettings(
             segment=model.config.segment_size_inference,
             batch_size=config.volume_batch_size,
+            tiling=choose_tiling(None, config.source, model),
             precision=config.execution.precision,
             device=device,
         )

@@ -29,6 +29,23 @@ class Step(NamedTuple):
         return f"step {self.number} (learning rate {self.learning_rate:g}, cases {cases})"
 
 
+class _HostValue:
+    """A number on its way from the device: reading it waits for the copy only, not for what was queued after it."""
+
+    def __init__(self, value: Tensor) -> None:
+        self._copied: torch.cuda.Event | None = None
+        self._value = value.detach()
+        if value.is_cuda:
+            self._value = torch.empty((), dtype=value.dtype, pin_memory=True).copy_(value.detach(), non_blocking=True)
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(value.device))
+
+    def read(self) -> float:
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._value.item()
+
+
 class DivergenceGuard:
     """Looks at the cost of every step, on a GPU one step late so that none is waited for, and at what is saved."""
 
@@ -36,7 +53,7 @@ class DivergenceGuard:
         self._network = network
         self._waits = device.type == "cpu"
         self._last: Step | None = None
-        self._unchecked: Step | None = None
+        self._unchecked: tuple[Step, _HostValue] | None = None
 
     def watch(self, step: Step) -> None:
         """Take note of a step and check the cost of the one before, on a CPU that of this one.
@@ -45,15 +62,16 @@ class DivergenceGuard:
             DivergedError: the cost is infinite or not a number.
         """
         self.check_cost()
-        self._last = self._unchecked = step
+        self._last, self._unchecked = step, (step, _HostValue(step.cost))
         if self._waits:
             self.check_cost()
 
     def check_cost(self) -> None:
         """Check the cost of the last step, if that was not done yet; raises as `watch`."""
-        step, self._unchecked = self._unchecked, None
-        if step is not None:
-            cost = step.cost.item()
+        unchecked, self._unchecked = self._unchecked, None
+        if unchecked is not None:
+            step, value = unchecked
+            cost = value.read()
             if not math.isfinite(cost):
                 raise _diverged(f"The training cost became {cost} at {step}.")
 

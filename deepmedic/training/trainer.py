@@ -210,14 +210,17 @@ class Trainer:
         The checkpoint that is saved next is that epoch's.
         """
         history, epoch = self.parts.recorder.history, self.state.position.epoch
+        kind = "samples" if self.parts.validate_volumes is None else "volumes"
         if self.parts.validate_volumes is not None:
             score = history.volumes[epoch].foreground_dice if epoch in history.volumes else None
         else:
             score = history.samples_score(epoch)
         if score is None or math.isnan(score):
             return
-        if self.state.best is None or score > self.state.best["dice"]:
-            self.state.best = {"dice": score, "epoch": epoch, "save_index": self.state.save_index + 1}
+        best = self.state.best
+        # Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
+        if best is None or best["kind"] != kind or score > best["dice"]:
+            self.state.best = {"dice": score, "kind": kind, "epoch": epoch, "save_index": self.state.save_index + 1}
 
     def _rate_and_momentum(self) -> tuple[float, float]:
         config, epoch = self.config, self.state.position.epoch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -21,6 +22,8 @@ from study_fixtures import one_thread, run, source, source_once, study, without_
 __all__ = ["one_thread", "run", "source", "source_once", "study", "without_waiting_for_the_disk", "written_once"]
 
 HERE = Path(__file__).parent
+LONGEST = 120
+"""Seconds that no command may exceed."""
 
 
 class Ended(NamedTuple):
@@ -60,9 +63,17 @@ class CommandServer:
         code = self._answer()
         return Ended(code, self._output.read_text())
 
-    def end(self, *words: Any, seconds: float, number: int) -> Ended:
-        """Run a command and send it a signal after so many seconds, if it is not over by then."""
+    def end(self, *words: Any, seconds: float, number: int, begun: Path | None = None) -> Ended:
+        """Run a command and send it a signal so many seconds after the file `begun` has content, or after the start.
+
+        Nothing is sent to a command that is over by then.
+        """
         pid = self.start(*words)
+        deadline = time.monotonic() + LONGEST
+        while begun is not None and time.monotonic() < deadline and _is_alive(pid):
+            if begun.exists() and begun.read_text():
+                break
+            time.sleep(0.005)
         time.sleep(seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -83,11 +94,21 @@ class CommandServer:
 
     def _answer(self) -> int:
         assert self._process.stdout is not None
+        ready, _, _ = select.select([self._process.stdout], [], [], LONGEST)
+        assert ready, f"a command took more than {LONGEST} seconds: {self._output.read_text()}"
         return int(self._process.stdout.readline())
+
+
+def _is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory) -> Iterator[CommandServer]:
     server = CommandServer(tmp_path_factory.mktemp("printed"))
+    assert server.run("-version").code == 0  # so that no test measures how long the imports take
     yield server
     server.close()

@@ -41,7 +41,8 @@ def test_signals_at_random_times(study, server, command, undisturbed, number):
     moments, codes = random.Random(int(number)), []
     for _ in range(3):
         started, seconds = time.monotonic(), moments.uniform(0, 0.5)
-        codes.append(server.end(*command, seconds=seconds, number=number).code)
+        lock = study.out / "logs" / ".first.lock"
+        codes.append(server.end(*command, seconds=seconds, number=number, begun=lock).code)
         assert time.monotonic() - started < seconds + 30
     assert set(codes) <= {128 + number, 0}
     assert codes[0] == 128 + number
@@ -53,7 +54,9 @@ def test_signals_at_random_times(study, server, command, undisturbed, number):
 def test_second_command_is_refused_and_does_no_harm(study, server, run, command, undisturbed):
     pid = server.start(*command)
     lock = study.out / "logs" / ".first.lock"
+    deadline = time.monotonic() + 60
     while not (lock.exists() and lock.read_text()):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
     os.kill(pid, signal.SIGSTOP)
     started = time.monotonic()

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -80,6 +81,7 @@ class TestWhatIsWritten:
         assert state["best"] == {
             "dice": max(dice.values()),
             "epoch": state["position"]["epoch"] - 1,
+            "kind": "volumes",
             "save_index": state["save_index"],
         }
 
@@ -517,3 +519,39 @@ def test_running_out_of_memory_is_a_refusal(study, run, monkeypatch):
     assert outcome.code == 6
     assert "Memory ran out in a training step on cpu: CUDA out of memory" in outcome.err
     assert "Lower batchsize_train" in outcome.err
+
+
+class TestDataThatDiffer:
+    """Between training and validation, and between a checkpoint and the data it goes on with."""
+
+    def test_validation_in_another_axis_order_is_refused(self, study, run):
+        flip(study, 2)
+        study.list_cases("val", [2])
+        outcome = run("-newModel", study.folder / "model.cfg", "-train", study.train(validate=True))
+        assert outcome.code == 4
+        assert "the cases are stored with different axis orders" in outcome.err
+        assert not study.out.exists()
+
+    def test_images_turned_before_resuming_are_refused(self, study, run):
+        study.list_cases("train", [0])
+        command = ["-newModel", study.folder / "model.cfg", "-train"]
+        assert run(*command, study.train(numberOfEpochs=1)).code == 0
+        flip(study, 0)
+        outcome = run(*command, study.train(numberOfEpochs=2))
+        assert outcome.code == 4
+        assert "those of the training images ran" in outcome.err
+
+    def test_freezing_everything_is_refused(self, study, run):
+        config = study.train(layersToFreezeNormal=[1, 2], layersToFreezeSubsampled=[1, 2], layersToFreezeFC=[1, 2])
+        outcome = run("-newModel", study.folder / "model.cfg", "-train", config)
+        assert outcome.code == 3
+        assert "freezes every layer: nothing is left to train" in outcome.err
+
+
+def flip(study, case: int) -> None:
+    """Store all images of a case with the first axis the other way round; they still show the same."""
+    for path in study.folder.rglob(f"case{case}_*.nii.gz"):
+        image = nib.load(path)
+        affine = image.affine @ np.diag([-1.0, 1.0, 1.0, 1.0])
+        affine[:3, 3] = (image.affine @ [image.shape[0] - 1.0, 0.0, 0.0, 1.0])[:3]
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1].copy(), affine), path)

@@ -300,7 +300,7 @@ class TestVolumes:
     )
     def test_best_is_the_first_epoch_with_the_highest_dice(self, session, dices, best):
         session.trainer.run()
-        assert session.state.best == {"dice": 0.5, "epoch": best, "save_index": 3 + 2 * best}
+        assert session.state.best == {"dice": 0.5, "kind": "volumes", "epoch": best, "save_index": 3 + 2 * best}
         assert session.positions()[2 + 2 * best][0] == best + 1
 
     def test_validation_that_was_interrupted_is_repeated_alone(self, session):
