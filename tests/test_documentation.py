@@ -44,7 +44,7 @@ MIXED_CASE = re.compile(r"[a-z]+[a-z0-9]*[A-Z]\w*")
 FOREIGN_PATHS = re.compile(r"(?<![\w.-])/(work|tmp|root|home|opt|mnt)/")
 FOREIGN_ADDRESSES = re.compile(r"https?://(?:localhost|\d+\.|[\w.-]*(?:artifactory|nexus|mirror|proxy|simple))", re.I)
 
-NOT_KEYS = {"formatVersion", "key"}
+NOT_KEYS = {"formatVersion", "key", "sourceShape", "finalTargetLayer"}
 """Written like config keys, but something else."""
 NO_OPTIONS = {"-tr"}
 """Shown as an example of what is refused."""

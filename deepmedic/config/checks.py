@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepmedic.config.inference import TestConfig
+from deepmedic.config.refinement_checks import check_refinements
 from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import Refusals, listed, printable
 from deepmedic.config.training import TrainConfig
@@ -53,6 +54,7 @@ class SessionChecks:
         self._proportions(config.sampling.proportions, "proportionOfSamplesToExtractPerCategoryTraining")
         self._proportions(config.validation_sampling.proportions, "proportionOfSamplesToExtractPerCategoryVal")
         self._schedule(config)
+        self.notes += check_refinements(config, self._refusals, self._given)
         self._reweighting(config)
         self._validation(config)
         self._feature_map_ranges(config.validation_output, "Val")

@@ -12,34 +12,43 @@ from deepmedic.config.options import option
 class ScheduleConfig:
     """How the learning rate changes over the epochs."""
 
-    kind: Literal["stable", "predef", "poly", "auto", "expon"] = option(
+    kind: Literal["stable", "predef", "poly", "auto", "expon", "plateau"] = option(
         "typeOfLearningRateSchedule",
         "poly",
         doc='How the learning rate falls: "stable" not at all; "predef" it is divided after the epochs of '
         'predefinedSchedule; "poly" as (1 - progress)^0.9 to 0 at the last epoch; "auto" it is divided when the '
         'accuracy on validation samples no longer rises; "expon" exponentially to a target, while momentum rises '
-        "linearly to its own.",
+        'linearly to its own; "plateau" (new in this program) as "auto", but by the score that chooses the best '
+        "checkpoint, the mean Dice of the foreground classes.",
     )
     divide_by: float = option(
         "whenDecreasingDivideLrBy",
         2.0,
         above=0,
-        doc='By what the learning rate is divided each time (schedules "predef" and "auto").',
+        doc='By what the learning rate is divided each time (schedules "predef", "auto" and "plateau").',
     )
     epochs_to_wait: float | None = option(
         "numEpochsToWaitBeforeLoweringLr",
         None,
         minimum=0,
-        default_text='5 for "auto", a third of the epochs for "poly" and "expon"',
-        doc='Epochs at the initial rate before "poly" and "expon" lower it; for "auto" the epochs without improvement '
-        "before each division.",
+        default_text='5 for "auto" and "plateau", a third of the epochs for "poly" and "expon"',
+        doc='Epochs at the initial rate before "poly" and "expon" lower it; for "auto" and "plateau" the epochs '
+        "without improvement before each division.",
     )
     minimum_increase: float = option(
         "min_incr_of_val_acc_considered",
         0.0,
         minimum=0,
         maximum=1,
-        doc='Schedule "auto": rise of the mean validation accuracy (0 to 1) that counts as an improvement.',
+        doc='Schedule "auto": rise of the mean validation accuracy (0 to 1) that counts as an improvement; "plateau": '
+        "rise of the mean Dice.",
+    )
+    lowest_rate: float = option(
+        "lowestLearningRate",
+        0.0,
+        minimum=0,
+        origin="new",
+        doc='Schedule "plateau": the learning rate is not lowered below this.',
     )
     predefined_epochs: tuple[int, ...] | None = option(
         "predefinedSchedule",
@@ -62,7 +71,7 @@ class ScheduleConfig:
         """Return the epochs to wait, for a training of that many epochs."""
         if self.epochs_to_wait is not None:
             return self.epochs_to_wait
-        return 5.0 if self.kind == "auto" else epochs / 3
+        return 5.0 if self.kind in ("auto", "plateau") else epochs / 3
 
     def exponential_end(self, initial_rate: float) -> tuple[float, float]:
         """Return learning rate and momentum at the last epoch of the exponential schedule, whatever the version."""

@@ -20,6 +20,7 @@ from deepmedic.config.optimisation import (
     ScheduleConfig,
 )
 from deepmedic.config.options import option, section
+from deepmedic.config.refinements import EarlyStoppingConfig, RefinementConfig
 from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 
@@ -27,11 +28,13 @@ __all__ = [
     "AffineAugmentation",
     "AugmentationConfig",
     "ClassReweighting",
+    "EarlyStoppingConfig",
     "FreezeConfig",
     "Gaussian",
     "LossConfig",
     "LossWeights",
     "OptimizerConfig",
+    "RefinementConfig",
     "SamplingConfig",
     "ScheduleConfig",
     "SegmentAugmentation",
@@ -154,6 +157,8 @@ class TrainConfig:
 
     schedule: ScheduleConfig = section(ScheduleConfig)
     optimizer: OptimizerConfig = section(OptimizerConfig)
+    refinements: RefinementConfig = section(RefinementConfig)
+    early_stopping: EarlyStoppingConfig = section(EarlyStoppingConfig)
     loss: LossConfig = section(LossConfig)
     freezing: FreezeConfig = section(FreezeConfig)
     augmentation: AugmentationConfig = section(AugmentationConfig)

@@ -108,6 +108,12 @@ def regularized(net: DeepMedicNet) -> list[nn.Parameter]:
     return [weight for _, _, block in net.named_blocks() for weight in block.convolution.parameters()]
 
 
+def trained_kernels(net: DeepMedicNet) -> dict[str, nn.Parameter]:
+    """Return the convolution weights that are trained, by name: no biases, slopes or batch-norm parameters."""
+    kernels = {id(weight) for weight in regularized(net)}
+    return {name: parameter for name, parameter in optimizer_order(net) if id(parameter) in kernels}
+
+
 def count_parameters(net: DeepMedicNet) -> int:
     """Return how many numbers training can adjust, frozen ones included."""
     return sum(parameter.numel() for parameter in net.parameters())

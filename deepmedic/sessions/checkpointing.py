@@ -57,6 +57,10 @@ class CheckpointFolder:
             self._name(files, tag, counter)
         checkpoints.prune(self.path, self._keep)
 
+    def find(self, counter: int) -> Path | None:
+        """A file with the checkpoint of that counter; None if there is none any more."""
+        return next((file.path for file in self._files() if file.header.counter == counter), None)
+
     def is_in_order(self, state: TrainingState) -> bool:
         """Whether the checkpoints have all the names they should have."""
         files = self._files()
@@ -134,3 +138,15 @@ class CheckpointWriter:
         self._replaces = []
         self._folder.put_in_order(path, state)
         log.debug("Saved the model at: %s", path)
+
+    def weights_of(self, counter: int) -> dict[str, Any] | None:
+        """Read the weights for inference of an earlier checkpoint; None if it is gone.
+
+        Raises:
+            ModelError: it is damaged.
+        """
+        path = self._folder.find(counter)
+        if path is None:
+            return None
+        content = checkpoints.load(path)
+        return {name: content[name] for name in ("parameters", "rolling_rows")}

@@ -27,6 +27,8 @@ _GIB = 2**30
 _FLOAT = 4
 # Parameters, those at the start, and up to two accumulators of the optimiser.
 _COPIES_OF_PARAMETERS = 4
+# The averages, and the parameters that training goes on from.
+_COPIES_OF_AVERAGING = 2
 _SHARE_OF_MEMORY = 0.5
 """Of what the device has, for resident volumes, when `memoryBudget` is not given."""
 
@@ -81,7 +83,8 @@ def check_memory(data: DataSet, cases: int, budget: int) -> None:
 
 def training_disk(config: TrainConfig, model: SavedModel, volumes: DataSet | None) -> int:
     """Bytes that a training session may write: its checkpoints and the results of validation."""
-    one = _COPIES_OF_PARAMETERS * parameter_bytes(model)
+    copies = _COPIES_OF_PARAMETERS + (_COPIES_OF_AVERAGING if config.refinements.weight_averaging is not None else 0)
+    one = copies * parameter_bytes(model)
     checkpoints = one * (config.keep_last_checkpoints + 4)
     output = config.validation_output
     saves = output.save_segmentation or output.save_probability_maps is None or any(output.save_probability_maps)

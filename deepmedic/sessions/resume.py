@@ -22,6 +22,7 @@ from deepmedic.sessions.origins import is_inside, is_known_origin, is_same_model
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.start import Start, StartPoint, read_start, refuse_other_architecture
 from deepmedic.sessions.weights import read_model
+from deepmedic.training import schedules
 from deepmedic.training.state import TrainingState
 from deepmedic.transfer.report import TransferReport
 
@@ -34,6 +35,8 @@ _DECIDE_BATCHES = (
     *("numberTrainingSegmentsLoadedOnGpuPerSubep", "batchsize_train", "augm_img_prms_tr", "augm_sample_prms_tr"),
 )
 """Settings with which a subepoch has other batches."""
+_EXTRA = ("optimiser", "history", "tally", "averaging", "live")
+"""What the trainer keeps in a checkpoint beside its state; the last two only where weights are averaged or restored."""
 
 
 @dataclass
@@ -44,7 +47,7 @@ class Beginning:
     model: SavedModel
     state: TrainingState
     extra: dict[str, Any] = field(default_factory=dict)
-    """Optimiser state, history and tally of the checkpoint; empty for a fresh optimisation."""
+    """Optimiser state, history, tally and weights to go on from; empty for a fresh optimisation."""
     path: Path | None = None
     """The file the model was read from."""
     reset: bool = False
@@ -192,14 +195,28 @@ def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
     changes = settings_changed(state.settings, request.settings)
     changes += settings_changed(checkpoint.model.config.to_dict(), model.config.to_dict())
     assert model.training is not None
-    extra = {name: model.training[name] for name in ("optimiser", "history", "tally")}
+    extra = _extra_of(model.training)
     if state.position.batch and any(_decides_batches(change) for change in changes):
         # The batches of the interrupted subepoch are others now: it is repeated from its first one.
         _repeat_subepoch(state, extra)
+    _watch_anew(state, request.settings, changes)
     state.settings = request.settings
-    state.finished = state.position.epoch >= request.epochs
+    state.finished = state.position.epoch >= request.epochs or state.stopping["stopped"]
     kind: Kind = "finished" if state.finished else "resumed"
     return Beginning(kind, model, state, extra, path, changes=changes, notes=checkpoint.notes)
+
+
+def _extra_of(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: training[name] for name in _EXTRA if name in training}
+
+
+def _watch_anew(state: TrainingState, settings: dict[str, Any], changes: list[str]) -> None:
+    """Forget what other settings made of the validation: an early end, or the best result by another measure."""
+    if any(change.startswith("earlyStopping") for change in changes):
+        state.stopping["stopped"] = False
+    key = "typeOfLearningRateSchedule"
+    if "plateau" in (state.settings.get(key), settings[key]) and state.settings.get(key) != settings[key]:
+        state.schedule = schedules.state_at(state.position.epoch)
 
 
 def _decides_batches(change: str) -> bool:
@@ -231,8 +248,9 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
             "Add -resetOptimizer to keep its weights and start optimisation anew."
         )
     earlier = TrainingState.from_plain(model.training)
+    _watch_anew(earlier, request.settings, [])
     state.position, state.schedule = earlier.position, earlier.schedule
-    extra = {name: model.training[name] for name in ("optimiser", "history", "tally")}
+    extra = _extra_of(model.training)
     _repeat_subepoch(state, extra)
     state.finished = state.position.epoch >= request.epochs
     return Beginning("finished" if state.finished else "started", model, state, extra, start.path)

@@ -59,13 +59,16 @@ def _has_nothing_to_do(plan: TrainingPlan) -> bool:
 
 def _finished_before(plan: TrainingPlan) -> int:
     state = plan.beginning.state
+    early = state.stopping["stopped"]
     log.info(
-        "The session %s is finished: its model was trained for %d epochs, and numberOfEpochs is %d. Nothing was done. "
-        "To train on, raise numberOfEpochs; to optimise anew, add -resetOptimizer; to use the model: "
+        "The session %s is finished: its model was trained for %d epochs, and numberOfEpochs is %d%s. Nothing was "
+        "done. To train on, raise %s; to optimise anew, add -resetOptimizer; to use the model: "
         "deepmedic -test TEST.cfg -model %s",
         plan.paths.session,
         state.position.epoch,
         plan.config.epochs,
+        ", but early stopping ended it" if early else "",
+        "earlyStoppingPatience" if early else "numberOfEpochs",
         plan.beginning.path,
     )
     return exit_code_of(state)

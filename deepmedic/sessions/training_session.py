@@ -13,16 +13,20 @@ from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import EventLog
 from deepmedic.model import parameters
+from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
+from deepmedic.training import network_weights
+from deepmedic.training.averaging import WeightAverage
 from deepmedic.training.history import History
 from deepmedic.training.interruption import Interruption
 from deepmedic.training.optimisers import Optimiser, make_optimiser
 from deepmedic.training.recorder import Recorder, RecorderOutputs
+from deepmedic.training.refinements import UpdateRefinements
 from deepmedic.training.state import TrainingState
 from deepmedic.training.tensorboard_writer import open_tensorboard
 from deepmedic.training.trainer import Trainer, TrainerParts
@@ -48,7 +52,7 @@ class TrainingSession:
             self.validation = self._source(plan.validation, "val", budgets.validation)
         self._read_data()
         self.model = self._model()
-        self.network = self.model.network().to(plan.device)
+        self.network = self._network().to(plan.device)
         frozen = parameters.freeze(self.network, plan.config.freezing)
         if frozen:
             log.info("Frozen layers, whose parameters do not change: %s", ", ".join(frozen))
@@ -69,6 +73,9 @@ class TrainingSession:
             recorder=recorder,
             save=self._save,
             interruption=self.interruption,
+            average=self._average(),
+            start=self.model.start_parameters,
+            read_weights=self.write.weights_of,
         )
         started, extra = self.beginning.kind == "started", self.beginning.extra
         if started and not extra:
@@ -155,8 +162,25 @@ class TrainingSession:
             provenance = {**origin, "kind": "trained from", "before": model.provenance}
         return replace(model, start_parameters=start, data=describe_data(plan.training), provenance=provenance)
 
+    def _network(self) -> DeepMedicNet:
+        """The network with the weights that training goes on from, which need not be those for inference."""
+        network = self.model.network()
+        if "live" in self.beginning.extra:
+            network_weights.put_into(network, self.beginning.extra["live"])
+        return network
+
+    def _average(self) -> WeightAverage | None:
+        decay = self.config.refinements.weight_averaging
+        if decay is None:
+            return None
+        average = WeightAverage(self.network, decay)
+        if "averaging" in self.beginning.extra:
+            average.load_state_dict(self.beginning.extra["averaging"])
+        return average
+
     def _optimiser(self) -> Optimiser:
-        optimiser = make_optimiser(self.config.optimizer, parameters.optimizer_order(self.network))
+        refinements = UpdateRefinements.of(self.config.refinements, self.network)
+        optimiser = make_optimiser(self.config.optimizer, parameters.optimizer_order(self.network), refinements)
         if self.beginning.extra:
             optimiser.load_state_dict(self.beginning.extra["optimiser"])
         return optimiser

@@ -41,12 +41,35 @@ def settings(config: TrainConfig, classes: int) -> list[str]:
         f"Perform Full-Inference on Val. cases every few epochs = {config.validate_on_volumes}",
         f"Perform Full-Inference on Val. cases every that many epochs = {config.epochs_between_volume_validation}",
     ]
-    return lines + _cost_terms(config.loss)
+    return lines + _cost_terms(config.loss) + _refinements(config)
 
 
 def _cost_terms(loss: LossConfig) -> list[str]:
     terms = {"cross entropy": loss.weights.cross_entropy, "iou loss": loss.weights.iou, "dsc loss": loss.weights.dice}
     return [f"COST: Using {term} with weight: {weight}" for term, weight in terms.items() if weight is not None]
+
+
+def _refinements(config: TrainConfig) -> list[str]:
+    """Return what is asked for beyond the original's training; nothing for what is off."""
+    asked, stopping = config.refinements, config.early_stopping
+    lines = {
+        f"Largest norm of the gradient: {asked.gradient_clipping}": asked.gradient_clipping is not None,
+        f"The learning rate rises over the first {asked.warm_up_epochs:g} epochs": asked.warm_up_epochs > 0,
+        f"Decoupled weight decay of convolution kernels: {asked.weight_decay:g}": asked.weight_decay > 0,
+        f"Learning rates are for batches of {asked.reference_batch_size} and scaled to {config.batch_size}": (
+            asked.reference_batch_size is not None
+        ),
+        f"Weights are averaged with decay {asked.weight_averaging}: validation and saved models use the averages": (
+            asked.weight_averaging is not None
+        ),
+        f"COST: Using L2 pull to the starting weights with weight: {asked.l2_to_start:g}": asked.l2_to_start > 0,
+        f"Learning rate per layer below the classification layer: times {asked.rate_decay_per_layer}": (
+            asked.rate_decay_per_layer is not None
+        ),
+        f"The training ends after {stopping.patience} epochs without a rise of the validation score by more than "
+        f"{stopping.minimum_change:g}": stopping.patience is not None,
+    }
+    return [line for line, is_asked in lines.items() if is_asked]
 
 
 def optimisation_start(*, uninitialized: bool, reset: bool) -> list[str]:

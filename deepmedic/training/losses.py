@@ -156,6 +156,15 @@ def regularization(weights: Sequence[Tensor], l1: float, l2: float) -> Tensor:
     return penalty
 
 
+def pull_to_start(weights: Sequence[Tensor], start: Sequence[Tensor], strength: float) -> Tensor:
+    """Return strength * sum (w - w0)^2 over all elements of `weights`, a 0-dimensional tensor.
+
+    `start` holds w0 for each of the weights, in their order. Li et al., "Explicit inductive bias for transfer learning
+    with convolutional networks" (ICML 2018).
+    """
+    return regularization([weight - origin for weight, origin in zip(weights, start, strict=True)], 0.0, strength)
+
+
 class _WeightPenalty(torch.autograd.Function):
     """L1 and L2 penalty with all tensors in a few kernels, forward and backward, rather than several per tensor."""
 

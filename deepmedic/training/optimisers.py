@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from deepmedic.config.training import OptimizerConfig
 from deepmedic.errors import ModelError
+from deepmedic.training.refinements import NO_REFINEMENTS, UpdateRefinements, clip_gradients
 
 
 class Optimiser(ABC):
@@ -38,17 +39,28 @@ class Optimiser(ABC):
             for slot in self.slot_names
         }
         self.steps = 0
+        self.refinements: UpdateRefinements = NO_REFINEMENTS
 
     @torch.no_grad()
     def step(self, learning_rate: float, momentum: float) -> None:
         """Change every parameter by one step along its `grad`; Adam ignores `momentum`."""
         self.steps += 1
-        active = [index for index, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        if self.refinements.largest_norm is not None:
+            gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
+            if gradients:
+                clip_gradients(gradients, self.refinements.largest_norm)
+        for factor, group in self.refinements.groups(self.names).items():
+            self._step_of(group, learning_rate * factor, momentum)
+
+    def _step_of(self, group: list[int], learning_rate: float, momentum: float) -> None:
+        """Change the parameters with these indices, which share a learning rate."""
+        active = [index for index in group if self.parameters[index].grad is not None]
         if not active:
             return
         parameters = [self.parameters[index] for index in active]
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         slots = {slot: [tensors[index] for index in active] for slot, tensors in self.slots.items()}
+        self.refinements.decay([self.names[index] for index in active], parameters, learning_rate)
         self._update(parameters, gradients, slots, learning_rate, momentum)
 
     @abstractmethod
@@ -230,8 +242,18 @@ class Adam(Optimiser):
         torch._foreach_addcdiv_(parameters, means, denominators, value=-learning_rate * correction)
 
 
-def make_optimiser(config: OptimizerConfig, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> Optimiser:
+def make_optimiser(
+    config: OptimizerConfig,
+    named_parameters: Sequence[tuple[str, nn.Parameter]],
+    refinements: UpdateRefinements = NO_REFINEMENTS,
+) -> Optimiser:
     """Return the optimiser that `config` names, for those of the (canonically) named parameters that are trained."""
+    optimiser = _own_rule(config, named_parameters)
+    optimiser.refinements = refinements
+    return optimiser
+
+
+def _own_rule(config: OptimizerConfig, named_parameters: Sequence[tuple[str, nn.Parameter]]) -> Optimiser:
     momentum = {"nesterov": bool(config.nesterov), "normalized_momentum": bool(config.normalized_momentum)}
     if config.kind == 0:
         return SGD(named_parameters, **momentum)

@@ -132,6 +132,18 @@ class Recorder:
             self._outputs.tensorboard.write_volumes(epoch, record)
         self.write_metrics()
 
+    def stopped_early(self, epoch: int, best_epoch: int, score: float | None) -> None:
+        """Log that the training ends after `epoch`, since the score has not risen enough after `best_epoch`."""
+        log.info(
+            "The training ends early, after epoch #%d: the validation score has not risen by more than %g since epoch "
+            "#%d, where it was %s.",
+            epoch,
+            self._config.early_stopping.minimum_change,
+            best_epoch,
+            log_lines.number(score),
+        )
+        self._event("stopped_early", epoch=epoch, best_epoch=best_epoch, score=score)
+
     def session_finished(self) -> None:
         """Log the time the session took (since it was last resumed)."""
         seconds = time.monotonic() - self._session_clock

@@ -1,11 +1,12 @@
 """How learning rate and momentum change from epoch to epoch.
 
-All schedules but `auto` are functions of the epoch alone. `auto` also depends on past validation accuracies; the few
-numbers it needs from them are its whole state, a plain dictionary that goes into checkpoints.
+All schedules but `auto` and `plateau` are functions of the epoch alone. These two also depend on past results of
+validation; the few numbers they need from them are their whole state, a plain dictionary that goes into checkpoints.
 """
 
 from __future__ import annotations
 
+import math
 from typing import TypedDict
 
 from deepmedic.config.training import OptimizerConfig, ScheduleConfig
@@ -16,9 +17,10 @@ _TARGET_OFFSET = 1e-8
 
 
 class ScheduleState(TypedDict):
-    """What `auto` remembers. The rate itself is not kept: it follows from the number of reductions."""
+    """What `auto` and `plateau` remember. The rate itself is not kept: it follows from the number of reductions."""
 
     best_accuracy: float
+    """Of `plateau` the best score."""
     best_epoch: int
     last_reduction: int
     """Epoch at whose end the rate was lowered last."""
@@ -30,12 +32,17 @@ def initial_state() -> ScheduleState:
     return {"best_accuracy": 0.0, "best_epoch": 0, "last_reduction": 0, "reductions": 0}
 
 
+def state_at(epoch: int) -> ScheduleState:
+    """Return the state of a schedule that begins to watch the validation at `epoch`."""
+    return {"best_accuracy": 0.0, "best_epoch": epoch, "last_reduction": epoch, "reductions": 0}
+
+
 def rate_and_momentum(
     config: ScheduleConfig, optimizer: OptimizerConfig, epochs: int, epoch: int, state: ScheduleState
 ) -> tuple[float, float]:
     """Return the learning rate and the momentum for all steps of `epoch`, counted from 0, out of `epochs`.
 
-    `state` matters for `auto` only.
+    `state` matters for `auto` and `plateau` only.
 
     Raises:
         ConfigError: the schedule has no epochs left after those to wait, or `predef` names no epochs.
@@ -47,6 +54,8 @@ def rate_and_momentum(
         return initial / config.divide_by ** _predefined_reductions(config, epoch), momentum
     if config.kind == "auto":
         return initial / config.divide_by ** state["reductions"], momentum
+    if config.kind == "plateau":
+        return max(initial / config.divide_by ** state["reductions"], config.lowest_rate), momentum
     progress = _progress(config, epochs, epoch)
     if config.kind == "poly":
         return initial * (1.0 - progress) ** _POLYNOMIAL_POWER, momentum
@@ -58,25 +67,42 @@ def rate_and_momentum(
 
 
 def after_epoch(
-    config: ScheduleConfig, epochs: int, epoch: int, accuracy: float | None, state: ScheduleState
+    config: ScheduleConfig, epochs: int, epoch: int, result: float | None, state: ScheduleState
 ) -> ScheduleState:
-    """Return the state once `epoch`, counted from 0, has ended; the same one for every schedule but `auto`.
+    """Return the state once `epoch`, counted from 0, has ended; the same one for schedules that do not watch.
 
-    `accuracy` is the mean over the epoch of the accuracy on validation samples, 0 to 1. `auto` lowers the rate at the
-    end of an epoch if the best accuracy and the last reduction both lie at least the epochs to wait in the past. An
-    accuracy of None or NaN (no validation sample was classified) is no improvement.
+    `result` is what the schedule watches, 0 to 1: for `auto` the mean over the epoch of the accuracy on validation
+    samples, for `plateau` the mean Dice of the foreground classes that chooses the best checkpoint. They lower the rate
+    at the end of an epoch if the best result and the last reduction both lie at least the epochs to wait in the past. A
+    result of None or NaN (nothing was classified) is no improvement to `auto`; `plateau` waits for an epoch that has
+    one, since whole volumes may be validated every few epochs only.
     """
-    if config.kind != "auto":
+    if config.kind not in ("auto", "plateau"):
+        return state
+    if config.kind == "plateau" and (result is None or math.isnan(result)):
         return state
     updated = state.copy()
-    if accuracy is not None and accuracy > state["best_accuracy"] + config.minimum_increase:
-        updated["best_accuracy"] = float(accuracy)
+    if result is not None and result > state["best_accuracy"] + config.minimum_increase:
+        updated["best_accuracy"] = float(result)
         updated["best_epoch"] = epoch
     wait = config.waiting(epochs)
     if epoch >= updated["best_epoch"] + wait and epoch >= updated["last_reduction"] + wait:
         updated["last_reduction"] = epoch
         updated["reductions"] += 1
     return updated
+
+
+def warm_up_factor(warm_up_epochs: float, epochs_done: float) -> float:
+    """Return the factor of the learning rate, rising linearly to 1, for the step that ends at `epochs_done` epochs.
+
+    Goyal et al., "Accurate, large minibatch SGD" (2017), section 2.2.
+    """
+    return min(1.0, epochs_done / warm_up_epochs) if warm_up_epochs > 0 else 1.0
+
+
+def batch_factor(reference_batch_size: int | None, batch_size: int) -> float:
+    """Return the factor of all learning rates for another batch size than theirs: the linear rule of Goyal et al."""
+    return batch_size / reference_batch_size if reference_batch_size is not None else 1.0
 
 
 def _stable_reductions(config: ScheduleConfig, epoch: int) -> int:

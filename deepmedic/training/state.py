@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal
 
+from deepmedic.training import early_stopping
+from deepmedic.training.early_stopping import StoppingState
 from deepmedic.training.schedules import ScheduleState, initial_state
 
 Stage = Literal["samples", "train", "volumes"]
@@ -44,6 +46,7 @@ class TrainingState:
     """The training config as plain values, to say what changed when the session goes on."""
     position: Position = field(default_factory=Position)
     schedule: ScheduleState = field(default_factory=initial_state)
+    stopping: StoppingState = field(default_factory=early_stopping.initial_state)
     best: dict[str, Any] | None = None
     """Mean foreground Dice, epoch and save index of the best checkpoint."""
     save_index: int = 0

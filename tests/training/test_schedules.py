@@ -5,12 +5,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepmedic.config.training import OptimizerConfig, ScheduleConfig
 from deepmedic.errors import ConfigError
-from deepmedic.training.schedules import after_epoch, initial_state, rate_and_momentum
+from deepmedic.training.schedules import after_epoch, initial_state, rate_and_momentum, state_at
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "optim" / "lr_schedules.json"
 CASES = json.loads(GOLDEN.read_text())
@@ -139,3 +140,41 @@ def test_a_schedule_without_epochs_left_is_refused():
 def test_predef_without_epochs_is_refused():
     with pytest.raises(ConfigError, match=r"'predef', but no epochs are given; list them.*predefinedSchedule = \[17"):
         rate_and_momentum(ScheduleConfig(kind="predef"), OptimizerConfig(), 10, 0, initial_state())
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    scores=st.lists(st.floats(0.01, 1.0), min_size=1, max_size=20),
+    wait=st.integers(1, 4),
+    increase=st.sampled_from([0.0, 0.005]),
+)
+def test_plateau_equals_that_of_torch(scores, wait, increase):
+    config = ScheduleConfig(
+        kind="plateau", divide_by=4.0, epochs_to_wait=wait, minimum_increase=increase, lowest_rate=0.01
+    )
+    rates = [rate for rate, _ in run(config, OptimizerConfig(learning_rate=1.0), len(scores), scores)]
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    oracle = torch.optim.lr_scheduler.ReduceLROnPlateau(
+        optimiser, "max", factor=0.25, patience=wait - 1, threshold=increase, threshold_mode="abs", min_lr=0.01, eps=0
+    )
+    expected = []
+    for score in scores:
+        expected.append(optimiser.param_groups[0]["lr"])
+        oracle.step(score)
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan")])
+def test_plateau_waits_for_epochs_with_a_score(missing):
+    config = ScheduleConfig(kind="plateau", epochs_to_wait=2)
+    scores = [0.5, missing, missing, missing, 0.5, 0.6]
+    rates = [rate for rate, _ in run(config, OptimizerConfig(learning_rate=1.0), 6, scores)]
+    assert rates == [1.0, 1.0, 1.0, 1.0, 1.0, 0.5]
+
+
+def test_a_schedule_that_begins_later_waits_from_there():
+    config = ScheduleConfig(kind="plateau", epochs_to_wait=2)
+    states = [state_at(7)]
+    for epoch in (7, 8, 9, 10):
+        states.append(after_epoch(config, 20, epoch, 0.5 if epoch == 7 else 0.4, states[-1]))
+    assert [state["reductions"] for state in states] == [0, 0, 0, 1, 1]
