@@ -164,6 +164,7 @@ def help_text() -> str:
         "  deepmedic -newModel model.cfg -train train.cfg            create a model and train it",
         "  deepmedic -train train.cfg -model output/cnnModels/X.save train a saved model",
         "  deepmedic -test test.cfg -model output/cnnModels/SESSION  segment with a session's newest model",
+        "  deepmedic -newModel model.cfg -pretrained A.save          a new model that starts from what A learnt",
         "  deepmedic -train train.cfg -model X.save -check           check everything, start nothing",
         "  deepmedic -explain learningRate                           what a config key means",
     ]

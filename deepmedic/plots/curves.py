@@ -63,7 +63,7 @@ class PlotRequest:
             raise CommandLineError(f"-movingAverage {self.moving_average}: allowed are whole numbers from 1 on.")
         if self.classes is None:
             return
-        asked = f"-classes {' '.join(map(str, self.classes))}"
+        asked = f"-plotClasses {' '.join(map(str, self.classes))}"
         if not self.detailed:
             raise CommandLineError(
                 f"{asked} only has a meaning with -detailed; without, all classes are taken together."
@@ -109,13 +109,13 @@ def _chosen_classes(histories: Sequence[SessionHistory], asked: tuple[int, ...] 
         if len(every) <= canvas.most_curves():
             return every
         log.info(
-            "%d classes cannot be told apart; the whole foreground is drawn. Choose with -classes.", len(every) - 1
+            "%d classes cannot be told apart; the whole foreground is drawn. Choose with -plotClasses.", len(every) - 1
         )
         return [0]
     for class_index in asked:
         if not 0 <= class_index < fewest.classes:
             raise CommandLineError(
-                f"-classes {class_index}: session {fewest.name} has the classes 1 to {fewest.classes - 1}; "
+                f"-plotClasses {class_index}: session {fewest.name} has the classes 1 to {fewest.classes - 1}; "
                 "0 stands for the whole foreground."
             )
     return list(asked)

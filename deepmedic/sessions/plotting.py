@@ -18,7 +18,7 @@ def plot(
     classes: Sequence[int] = (),
     moving_average: int = 1,
 ) -> Path:
-    """Draw `-plot SESSION [SESSION ...] [-detailed] [-classes 1 2] [-movingAverage N] [-output FILE]`.
+    """Draw `-plot SESSION [SESSION ...] [-detailed] [-plotClasses 1 2] [-movingAverage N] [-output FILE]`.
 
     Args:
         sessions: histories (`logs/<session>.metrics.csv`), saved models, sessions' folders, or

@@ -90,7 +90,7 @@ def test_very_many_classes_are_drawn_as_one_foreground(
 def test_a_class_that_a_session_lacks_is_refused_before_anything_is_written(output: Path) -> None:
     request = PlotRequest((output / "first",), output / "c.png", detailed=True, classes=(3,))
     with pytest.raises(
-        CommandLineError, match="-classes 3: session first has the classes 1 to 2; 0 stands for the whole"
+        CommandLineError, match="-plotClasses 3: session first has the classes 1 to 2; 0 stands for the whole"
     ):
         plot_sessions(request)
     assert not request.output.exists()
@@ -103,8 +103,8 @@ def test_a_class_that_a_session_lacks_is_refused_before_anything_is_written(outp
         ({"sessions": tuple(Path(str(n)) for n in range(22))}, "of 22 sessions at most 21 can be told apart"),
         ({"output": Path("curves.jpg")}, r"curves\.jpg: pictures are written as \.png or \.pdf"),
         ({"moving_average": 0}, "-movingAverage 0: allowed are whole numbers from 1 on"),
-        ({"classes": (1,)}, "-classes 1 only has a meaning with -detailed"),
-        ({"classes": (1, 1), "detailed": True}, "-classes 1 1: give at least one class, and none twice"),
+        ({"classes": (1,)}, "-plotClasses 1 only has a meaning with -detailed"),
+        ({"classes": (1, 1), "detailed": True}, "-plotClasses 1 1: give at least one class, and none twice"),
         ({"classes": tuple(range(22)), "detailed": True}, "of 22 classes at most 21 can be told apart"),
     ],
 )

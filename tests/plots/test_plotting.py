@@ -21,5 +21,5 @@ def test_all_options_reach_the_picture(output: Path) -> None:
 
 
 def test_classes_without_details_are_refused(output: Path) -> None:
-    with pytest.raises(CommandLineError, match="-classes 1 only has a meaning with -detailed"):
+    with pytest.raises(CommandLineError, match="-plotClasses 1 only has a meaning with -detailed"):
         plotting.plot([output / "first"], output / "a.png", classes=[1])
