@@ -1,8 +1,8 @@
 """Which channels of a new model correspond to which channels of the source model.
 
-Channels correspond by position, except: image channels and classes by name where both models know their names; the
-fused input of the FC pathway pathway by pathway; and the feature maps of low-rank layers within each of their three
-groups of kernels. The source is the model that gives, the target the one that receives.
+Channels correspond by position, apart from these: image channels and classes by name where both models know their
+names; the fused input of the FC pathway pathway by pathway; and the feature maps of low-rank layers within each of
+their three groups of kernels. The source is the model that gives, the target the one that receives.
 """
 
 from __future__ import annotations

@@ -315,6 +315,17 @@ class TestPretrained:
             rolling = parameters["normal/3/bn_var_rolling"][:, :6].numpy()
             np.testing.assert_array_equal(rolling, golden["path0.normal.block2.bn_roll_var"])
 
+    def test_created_and_trained_at_once_and_repeated(self, tiny, larger, run):
+        words = ["-newModel", larger, "-pretrained", tiny.checkpoint, "-pretrainedConfig", tiny.config]
+        words += ["-train", tiny.train()]
+        outcome = run(*words)
+        assert outcome.code == 0, outcome.err
+        assert re.findall(r"Starting new Epoch! Epoch #(\d)/3", tiny.log()) == ["0", "1", "2"]
+        assert "is finished" in run(*words).out
+        larger.write_text(larger.read_text() + "transferClasses = True\n")
+        outcome = run(*words)
+        assert (outcome.code, f"pretrained from {tiny.checkpoint}" in outcome.err) == (5, True)
+
     def test_its_architecture_must_be_named(self, tiny, larger, run):
         outcome = run("-newModel", larger, "-pretrained", tiny.checkpoint)
         assert outcome.code == 5
