@@ -62,8 +62,8 @@ def _finished_before(plan: TrainingPlan) -> int:
     early = state.stopping["stopped"]
     log.info(
         "The session %s is finished: its model was trained for %d epochs, and numberOfEpochs is %d%s. Nothing was "
-        "done. To train on, raise %s; to optimise anew, add -resetOptimizer; to use the model: "
-        "deepmedic -test TEST.cfg -model %s",
+        "done. To train on, raise %s; to train anew, choose another sessionName or add "
+        "-overwrite; to use the model: deepmedic -test TEST.cfg -model %s",
         plan.paths.session,
         state.position.epoch,
         plan.config.epochs,
