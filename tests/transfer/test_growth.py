@@ -69,7 +69,8 @@ class TestExactness:
         result = grow(*pair)
         network = result.model.network()
         _, inputs = matching_inputs(*pair)
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.05)
+        # Small steps: without batch statistics some of these random networks diverge with large ones.
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.002)
         for _ in range(4):
             logits = network(*inputs)
             labels = torch.randint(3, (logits.shape[0], *logits.shape[2:]), generator=torch.Generator().manual_seed(1))
