@@ -13,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from deepmedic import metrics
+from deepmedic.metrics import mean_defined
+
 Role = Literal["training", "validation"]
 ROLES: tuple[Role, ...] = ("training", "validation")
 DICE_KINDS = ("dice1", "dice2", "dice3")
@@ -21,17 +24,6 @@ RATIO_NAMES = ("accuracy", "sensitivity", "precision", "specificity", "dice")
 
 Counts = tuple[tuple[int, int, int, int], ...]
 """Per class, background first: real positives, real negatives, true positives, true negatives."""
-
-
-@dataclass(frozen=True)
-class Ratios:
-    """Ratios of one class against all others, 0 to 1; None where the original writes N/A."""
-
-    accuracy: float | None
-    sensitivity: float | None
-    precision: float | None
-    specificity: float | None
-    dice: float | None
 
 
 @dataclass(frozen=True)
@@ -62,20 +54,12 @@ class SampleRecord:
         real_positives, real_negatives, true_positives, true_negatives = self.counts[0]
         return real_negatives, real_positives, true_negatives, true_positives
 
-    def ratios(self, class_index: int) -> Ratios:
+    def ratios(self, class_index: int) -> metrics.Ratios:
         """Ratios of one class (0: whole foreground) as the original defines them.
 
         A class that the labels lack has neither sensitivity nor Dice, even if it was predicted.
         """
-        real_positives, real_negatives, true_positives, true_negatives = self.counts_of(class_index)
-        predicted = true_positives + real_negatives - true_negatives
-        return Ratios(
-            accuracy=_ratio(true_positives + true_negatives, real_positives + real_negatives),
-            sensitivity=_ratio(true_positives, real_positives),
-            precision=_ratio(true_positives, predicted),
-            specificity=_ratio(true_negatives, real_negatives),
-            dice=_ratio(2 * true_positives, predicted + real_positives) if real_positives else None,
-        )
+        return metrics.ratios_of(metrics.Counts(*self.counts_of(class_index)))
 
 
 @dataclass(frozen=True)
@@ -96,16 +80,6 @@ class VolumeRecord:
     """Mean over cases and foreground classes by the strict rule; chooses the best checkpoint."""
 
 
-def _ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
-
-
-def mean_of(values: Sequence[float | None]) -> float | None:
-    """Mean of the values that are not None; None without any."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
-
 @dataclass
 class History:
     """All records of a session, each under its epoch (and role and subepoch); a repeated one replaces the first."""
@@ -121,7 +95,7 @@ class History:
 
     def mean_accuracy(self, role: Role, epoch: int) -> float | None:
         """Mean over the epoch's subepochs of the accuracy, 0 to 1; what the schedule `auto` looks at."""
-        return mean_of([record.accuracy for record in self.subepochs(role, epoch)])
+        return mean_defined([record.accuracy for record in self.subepochs(role, epoch)])
 
     def samples_score(self, epoch: int) -> float | None:
         """Mean Dice of the foreground classes on the validation samples of one epoch, its subepochs pooled.
@@ -132,7 +106,7 @@ class History:
         records = self.subepochs("validation", epoch)
         if not records:
             return None
-        return mean_of(
+        return mean_defined(
             [_strict_dice([record.counts[c] for record in records]) for c in range(1, len(records[0].counts))]
         )
 
@@ -217,15 +191,15 @@ def _sample_rows(
     place: dict[str, str], records: Sequence[SampleRecord], epoch: EpochRecord | None = None
 ) -> list[dict[str, str]]:
     """Rows of the means over `records`: one for all classes, then one per class."""
-    overall = place | {"class": "all", "accuracy": _number(mean_of([record.accuracy for record in records]))}
+    overall = place | {"class": "all", "accuracy": _number(mean_defined([record.accuracy for record in records]))}
     if any(record.cost is not None for record in records):
-        overall["cost"] = _number(mean_of([record.cost for record in records]))
+        overall["cost"] = _number(mean_defined([record.cost for record in records]))
         if epoch is not None:
             overall |= {"learning_rate": _number(epoch.learning_rate), "momentum": _number(epoch.momentum)}
     rows = [overall]
     for class_index in range(len(records[0].counts)):
         ratios = [record.ratios(class_index) for record in records]
-        means = {name: _number(mean_of([getattr(ratio, name) for ratio in ratios])) for name in RATIO_NAMES}
+        means = {name: _number(mean_defined([getattr(ratio, name) for ratio in ratios])) for name in RATIO_NAMES}
         rows.append(place | {"class": class_label(class_index)} | means)
     return rows
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from deepmedic.config.training import LossConfig, TrainConfig
-from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, Role, SampleRecord, VolumeRecord, mean_of
+from deepmedic.metrics import mean_defined
+from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, Role, SampleRecord, VolumeRecord
 
 NOT_APPLICABLE = "N/A"
 _DEFINITIONS = {
@@ -127,12 +128,12 @@ def epoch_report(role: Role, epoch: int, records: Sequence[SampleRecord]) -> lis
     overall = f"{place}, Overall:\t mean"
     lines = [
         ">>>>>>>>>>>>>>>>>>>> Reporting Accuracy over whole epoch <<<<<<<<<<<<<<<<<<<<",
-        f"{overall} accuracy of epoch:\t{number(mean_of(accuracies))}"
+        f"{overall} accuracy of epoch:\t{number(mean_defined(accuracies))}"
         "\t=> Correctly-Classified-Voxels/All-Predicted-Voxels",
         f"{overall} accuracy of each subepoch:\t{number_list(accuracies)}",
     ]
     if role == "training":
-        lines.insert(2, f"{overall} cost of epoch:    \t{number(mean_of(costs), 5)}")
+        lines.insert(2, f"{overall} cost of epoch:    \t{number(mean_defined(costs), 5)}")
         lines.append(f"{overall} cost of each subepoch:    \t{number_list(costs, 5)}")
     for class_index in range(len(records[0].counts)):
         lines += _class_report_of_epoch(f"{place}, Class-{class_index}:\t mean", class_index, records)
@@ -146,7 +147,7 @@ def _class_report_of_epoch(place: str, class_index: int, records: Sequence[Sampl
         values = [getattr(ratio, name) for ratio in ratios]
         title = _TITLES.get(name, name)
         definition = f"\t=> {_DEFINITIONS[name]}" if name in _DEFINITIONS else ""
-        means.append(f"{place} {title} of epoch:\t{number(mean_of(values))}{definition}")
+        means.append(f"{place} {title} of epoch:\t{number(mean_defined(values))}{definition}")
         lists.append(f"{place} {title} of each subepoch:\t{number_list(values)}")
     heading = f">>>>>>>>>>>> Reporting Accuracy over whole epoch for {_class_title(class_index)} <<<<<<<<<<<<"
     return [heading, *means, *lists]

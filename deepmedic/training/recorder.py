@@ -15,6 +15,7 @@ from pathlib import Path
 from deepmedic.config.training import TrainConfig
 from deepmedic.files import write_text_atomically
 from deepmedic.logs import EventLog
+from deepmedic.metrics import mean_defined
 from deepmedic.training import log_lines
 from deepmedic.training.history import (
     RATIO_NAMES,
@@ -23,7 +24,6 @@ from deepmedic.training.history import (
     Role,
     SampleRecord,
     VolumeRecord,
-    mean_of,
 )
 from deepmedic.training.tensorboard_writer import TensorBoardWriter
 
@@ -204,11 +204,11 @@ class EpochSummary:
             seconds=round(seconds, 3),
             learning_rate=settings.learning_rate,
             momentum=settings.momentum,
-            cost=mean_of([record.cost for record in records.get("training", [])]),
-            accuracy={role: mean_of([record.accuracy for record in found]) for role, found in records.items()},
+            cost=mean_defined([record.cost for record in records.get("training", [])]),
+            accuracy={role: mean_defined([record.accuracy for record in found]) for role, found in records.items()},
             dice={
                 role: {
-                    name: mean_of([record.ratios(class_index).dice for record in found])
+                    name: mean_defined([record.ratios(class_index).dice for record in found])
                     for class_index, name in enumerate(class_names)
                     if class_index
                 }

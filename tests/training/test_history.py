@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepmedic.metrics import mean_defined
 from deepmedic.training.history import (
     RATIO_NAMES,
     EpochRecord,
     History,
     SampleRecord,
     VolumeRecord,
-    mean_of,
 )
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "metrics" / "metrics.json").read_text())
@@ -58,10 +58,10 @@ def test_ratios_of_each_class_equal_the_original(case):
 def test_means_over_an_epoch_equal_the_original(history):
     records = history.subepochs("training", 0)
     assert history.mean_accuracy("training", 0) == expected(EPOCH["accuracy_used_by_auto_schedule"])
-    assert mean_of([record.cost for record in records]) == expected(EPOCH["mean_cost_of_epoch"])
+    assert mean_defined([record.cost for record in records]) == expected(EPOCH["mean_cost_of_epoch"])
     for class_index, means in enumerate(EPOCH["epoch_means"].values()):
         for name in RATIO_NAMES:
-            mean = mean_of([getattr(record.ratios(class_index), name) for record in records])
+            mean = mean_defined([getattr(record.ratios(class_index), name) for record in records])
             assert mean == expected(means["dsc" if name == "dice" else name])
 
 
@@ -70,7 +70,7 @@ def test_a_record_without_voxels_has_no_ratios():
     assert record.accuracy is None
     assert record.ratios(1) == record.ratios(0)
     assert all(getattr(record.ratios(1), name) is None for name in RATIO_NAMES)
-    assert mean_of([None, None]) is None
+    assert mean_defined([None, None]) is None
 
 
 def test_csv_has_one_row_per_subepoch_role_and_class_and_the_means_of_the_epoch(history):
