@@ -28,7 +28,7 @@ RANKS = {
         "model_files",
         "plain_content",
     ),
-    1: ("config", "metrics", "checkpoints", "devices"),
+    1: ("config", "components", "metrics", "checkpoints", "devices"),
     2: ("data", "model"),
     3: ("inference",),
     4: ("training",),
