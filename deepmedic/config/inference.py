@@ -30,7 +30,7 @@ class TestConfig:
         doc="The trained model: a .save file, a session's folder with its checkpoints, or the prefix of a TensorFlow "
         "checkpoint ending in .model.ckpt. A model named on the command line takes precedence.",
     )
-    data: DataConfig = section(DataConfig, {"weight_maps": None})
+    data: DataConfig = section(DataConfig, {"weight_maps": None, "subjects": None})
     output: OutputConfig = section(OutputConfig)
     batch_size: int = option(
         "batchsize",

@@ -17,8 +17,8 @@ class DataConfig:
         "dataframe",
         None,
         doc="CSV table of the cases, one row each, instead of listing files. Columns: channel_<name> (one per channel, "
-        "used in the alphabetical order of their names), ground_truth, roi_mask and prediction_filename. Paths in it "
-        "are relative to the table.",
+        "used in the alphabetical order of their names), ground_truth, roi_mask, prediction_filename and subject "
+        "(whose scan it is, for splits). Paths in it are relative to the table.",
     )
     channels: tuple[Path, ...] | None = option(
         "channels",
@@ -52,6 +52,14 @@ class DataConfig:
         doc="Listing files of weight maps, one file per category of sampling in the order of the proportions (type 0: "
         "foreground, background; types 1 and 2: one map; type 3: one per class from the background). A voxel is drawn "
         "as the centre of a segment with a probability proportional to its weight, instead of by labels and ROI.",
+    )
+    subjects: Path | None = option(
+        "subjects",
+        None,
+        default_text="the BIDS label sub-... in the paths of a case, else each case for itself",
+        origin="new",
+        doc="Listing file of the subjects, one line per case: whose scan it is. -split and -crossValidate keep all "
+        "scans of a subject together.",
     )
 
 

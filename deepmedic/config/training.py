@@ -75,6 +75,7 @@ _TRAINING_DATA: dict[str, str | None] = {
     "roi_masks": "roiMasksTraining",
     "names": None,
     "weight_maps": "weightedMapsForSamplingEachCategoryTrain",
+    "subjects": "subjectsTraining",
 }
 _VALIDATION_DATA: dict[str, str | None] = {
     "table": "dataframe_val",
@@ -83,6 +84,7 @@ _VALIDATION_DATA: dict[str, str | None] = {
     "roi_masks": "roiMasksValidation",
     "names": "namesForPredictionsPerCaseVal",
     "weight_maps": "weightedMapsForSamplingEachCategoryVal",
+    "subjects": None,
 }
 _VALIDATION_OUTPUT: dict[str, str | None] = {
     "save_segmentation": "saveSegmentationVal",

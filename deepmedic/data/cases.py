@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,8 @@ class Case:
     """One per sampling category, or empty."""
     output_name: str | None = None
     """Relative name for result files, without `.nii` or `.nii.gz`; checked to stay inside the output folder."""
+    subject: str | None = None
+    """Whose scan it is, where the lists say so; splits keep all cases of a subject together."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def read_cases(
     needs_names: bool = False,
     categories: int | None = None,
     channels: int | None = None,
+    keep: Collection[str] | None = None,
 ) -> list[Case]:
     """Return the cases of a data set; nothing is raised, everything wrong is added to `problems`.
 
@@ -93,6 +96,7 @@ def read_cases(
         needs_names: every case must have a name for its results; those of an inference are numbered by default.
         categories: number of sampling categories that weight maps must match, when given.
         channels: input channels of the model, when known.
+        keep: names of the cases that are wanted; the others are not looked at any further. None: all.
     """
     role = {"test": "inference"}.get(role, role)
     keys = _keys(role)
@@ -101,9 +105,29 @@ def read_cases(
     if columns is None:
         return []
     _check_columns(columns, role, keys, problems, _Needs(needs_labels, needs_names, categories, channels))
-    cases = _build(columns, role, problems, needs_labels=needs_labels)
+    cases = _build(columns, role, problems)
+    if cases and keep is not None:
+        kept = [index for index, case in enumerate(cases) if case.name in keep]
+        columns, cases = columns.only(kept), [cases[index] for index in kept]
+    unusable = _unreadable(columns, problems)
+    if not cases:
+        return []
+    unusable |= _without_images(columns, problems, needs_labels=needs_labels)
+    cases = [case for index, case in enumerate(cases) if index not in unusable]
     _note_repeated(columns, cases, role, notes)
     return cases
+
+
+def list_cases(config: DataConfig, role: str, problems: ProblemList) -> list[Case]:
+    """Return the cases of a data set as they are listed; whether their files can be read is not looked at.
+
+    Args:
+        config: where the cases are listed.
+        role: as for `read_cases`.
+        problems: gets what is wrong with the listing files; the list of cases is empty then.
+    """
+    columns = _read_columns(config, role, _keys(role), problems, [])
+    return [] if columns is None else _build(columns, role, problems)
 
 
 def image_ref(text: str, folder: Path, listed_at: str = "") -> ImageRef:
@@ -168,6 +192,7 @@ def _read_columns(
         roi=listing(config.roi_masks, "ROI masks"),
         weight_maps=tuple(column for column in weights if column),
         names=listing(config.names, "names of results"),
+        subjects=listing(config.subjects, "subjects"),
     )
     if len(problems.problems) == before:
         return columns
@@ -203,9 +228,8 @@ def _check_columns(columns: Columns, role: str, keys: dict[str, str], problems: 
         )
 
 
-def _build(columns: Columns, role: str, problems: ProblemList, *, needs_labels: bool) -> list[Case]:
-    """Make a case of each line of columns of equal length, apart from those with unreadable or missing files."""
-    unusable = _unreadable(columns, problems)
+def _build(columns: Columns, role: str, problems: ProblemList) -> list[Case]:
+    """Make a case of each line of columns of equal length; none, if something is wrong with these."""
     names = output_names(columns.names, problems) if columns.names else None
     lengths = {len(column) for column in columns.all()}
     if len(lengths) > 1:
@@ -218,18 +242,33 @@ def _build(columns: Columns, role: str, problems: ProblemList, *, needs_labels: 
         return []
     count = lengths.pop()
     channels = list(zip(*(_refs(column) for column in columns.channels), strict=True))
-    unusable |= _without_images(columns, channels, problems, needs_labels=needs_labels)
     labels = _refs(columns.labels) if columns.labels else [None] * count
     roi = _refs(columns.roi) if columns.roi else [None] * count
     weights = list(zip(*(_refs(column) for column in columns.weight_maps), strict=True)) or [()] * count
     titles = names or _names_of_files(channels)
     if names is None and role == "inference":
         names = [f"pred_case{index}" for index in range(count)]
+    subjects = _subjects(columns.subjects, problems) if columns.subjects else [None] * count
     return [
-        Case(titles[i], channels[i], labels[i], roi[i], weights[i], names[i] if names else None)
+        Case(titles[i], channels[i], labels[i], roi[i], weights[i], names[i] if names else None, subjects[i])
         for i in range(count)
-        if i not in unusable
     ]
+
+
+def _subjects(column: Column, problems: ProblemList) -> list[str | None]:
+    """The subject of each case; all must have one, since a split would take those without one for persons of their own.
+
+    Anything may name a subject, as long as it can be printed.
+    """
+    for index, entry in enumerate(column.entries):
+        if entry.text == MISSING or not entry.text.isprintable():
+            problems.add(
+                DataError(
+                    f"{column.place(index)}: found {entry.text!r} as the subject of this case; give each case the name "
+                    "of its subject, or leave the whole list out."
+                )
+            )
+    return [entry.text for entry in column.entries]
 
 
 def _refs(column: Column) -> list[ImageRef | None]:
@@ -247,7 +286,7 @@ def _unreadable(columns: Columns, problems: ProblemList) -> set[int]:
     """Return which cases have files that cannot be read: one problem per listing, with a line for each of its files."""
     unusable: set[int] = set()
     for column in columns.all():
-        if column is columns.names:
+        if column is columns.names or column is columns.subjects:
             continue
         bad = {i: (ref, why) for i, ref in enumerate(_refs(column)) if ref and (why := why_unreadable(ref.path))}
         if not bad:
@@ -261,11 +300,10 @@ def _unreadable(columns: Columns, problems: ProblemList) -> set[int]:
     return unusable
 
 
-def _without_images(
-    columns: Columns, channels: Sequence[tuple[ImageRef | None, ...]], problems: ProblemList, *, needs_labels: bool
-) -> set[int]:
+def _without_images(columns: Columns, problems: ProblemList, *, needs_labels: bool) -> set[int]:
     """Return which cases have no channel at all, or lack labels that are needed."""
-    unusable = {index for index, images in enumerate(channels) if not any(images)}
+    entries = zip(*(column.entries for column in columns.channels), strict=True)
+    unusable = {index for index, images in enumerate(entries) if all(entry.text == MISSING for entry in images)}
     for index in sorted(unusable):
         places = ", ".join(dict.fromkeys(column.place(index) for column in columns.channels))
         problems.add(DataError(f"{places}: all channels of this case are missing ('-'); at least one is needed."))

@@ -6,7 +6,8 @@ import csv
 import difflib
 import io
 import re
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deepmedic.data.nifti_stream import GZIP_MAGIC, describe, open_image
@@ -16,7 +17,7 @@ MISSING = "-"
 """Stands for an image that a case does not have."""
 
 _LARGEST_BYTES = 1 << 26
-_KNOWN_COLUMNS = ("ground_truth", "roi_mask", "prediction_filename")
+_KNOWN_COLUMNS = ("ground_truth", "roi_mask", "prediction_filename", "subject")
 _CHANNEL, _WEIGHTS = "channel_", "weight_map_"
 _CATEGORY_ORDER = {"foreground": 0, "background": 1}
 
@@ -46,6 +47,10 @@ class Column:
         """File and line of an entry."""
         return f"{self.source}:{self.entries[index].line}"
 
+    def only(self, indices: Sequence[int]) -> Column:
+        """The same column for some of the cases."""
+        return replace(self, entries=tuple(self.entries[index] for index in indices))
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -56,10 +61,26 @@ class Columns:
     roi: Column | None = None
     weight_maps: tuple[Column, ...] = ()
     names: Column | None = None
+    subjects: Column | None = None
 
     def all(self) -> list[Column]:
-        others = (self.labels, self.roi, *self.weight_maps, self.names)
+        others = (self.labels, self.roi, *self.weight_maps, self.names, self.subjects)
         return [*self.channels, *(column for column in others if column is not None)]
+
+    def only(self, indices: Sequence[int]) -> Columns:
+        """All that is listed for some of the cases."""
+
+        def some(column: Column | None) -> Column | None:
+            return None if column is None else column.only(indices)
+
+        return Columns(
+            channels=tuple(column.only(indices) for column in self.channels),
+            labels=some(self.labels),
+            roi=some(self.roi),
+            weight_maps=tuple(column.only(indices) for column in self.weight_maps),
+            names=some(self.names),
+            subjects=some(self.subjects),
+        )
 
 
 def read_listing(path: Path, title: str) -> Column:
@@ -78,9 +99,9 @@ def read_listing(path: Path, title: str) -> Column:
 def read_table(path: Path) -> Columns:
     """Read a CSV table: one row per case.
 
-    Columns are channel_<name>, ground_truth, roi_mask, prediction_filename and weight_map_<category>. Channels are used
-    in the alphabetical order of their columns' names, as in the original. Empty cells stand for missing images. Weight
-    maps are named by class number, or "foreground" and "background".
+    Columns are channel_<name>, ground_truth, roi_mask, prediction_filename, subject and weight_map_<category>. Channels
+    are used in the alphabetical order of their columns' names, as in the original. Empty cells stand for missing
+    images. Weight maps are named by class number, or "foreground" and "background".
 
     Raises:
         DataError: it cannot be read, has unknown, repeated or missing columns, or rows of other lengths.
@@ -103,6 +124,7 @@ def read_table(path: Path) -> Columns:
         roi=column("roi_mask", "ROI masks"),
         weight_maps=tuple(Column(f"weight map {name[len(_WEIGHTS) :]!r}", path, cells[name]) for name in weights),
         names=column("prediction_filename", "names of results"),
+        subjects=column("subject", "subjects"),
     )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from deepmedic.config.sections import DataConfig
-from deepmedic.data.cases import Case, ImageRef, duplicates_between, read_cases
+from deepmedic.data.cases import Case, ImageRef, duplicates_between, list_cases, read_cases
 from deepmedic.errors import ConfigError, DataError, ModelError, ProblemList
 
 
@@ -218,3 +218,36 @@ def test_images_in_training_and_validation_are_found_through_links(folder: Path)
     (found,) = duplicates_between(training, validation)
     assert "p1/t1.nii.gz is used in training (case p1, train.cfg:1) and in validation (case v2, val.cfg:2)" in found
     assert duplicates_between(training, validation[:1]) == []
+
+
+def test_subjects_come_from_a_listing_or_a_column(folder: Path) -> None:
+    subjects = write(folder, "subjects", "anna", "anna")
+    assert [case.subject for case in cases(config(folder, subjects=subjects))] == ["anna", "anna"]
+    assert [case.subject for case in cases(config(folder))] == [None, None]
+    table = folder / "lists" / "cases.csv"
+    table.write_text("channel_t1,subject\n../data/p1/t1.nii.gz,anna\n../data/p2/t1.nii.gz,ben\n")
+    assert [case.subject for case in cases(DataConfig(table=table))] == ["anna", "ben"]
+    table.write_text("channel_t1,subject\n../data/p1/t1.nii.gz,anna\n../data/p2/t1.nii.gz,\n")
+    (problem,) = refusals(DataConfig(table=table))
+    assert f"{table}:3: found '-' as the subject of this case; give each case the name" in str(problem)
+
+
+def test_cases_that_are_not_wanted_are_not_looked_at_but_keep_their_names_for_themselves(folder: Path) -> None:
+    (folder / "data" / "p1" / "t1.nii.gz").unlink()
+    write(folder, "roi", "../data/p1/roi.nii.gz", "../data/p2/roi.nii.gz")
+    data = config(folder, roi_masks=folder / "lists" / "roi.cfg")
+    problems, notes = ProblemList(), []
+    (kept,) = read_cases(data, "training", problems, notes, keep={"p2"})
+    assert (kept.name, kept.roi.listed_at) == ("p2", f"{folder / 'lists' / 'roi.cfg'}:2")
+    assert (problems.problems, notes) == ([], [])
+    assert "cannot be read" in str(refusals(data)[0])
+
+
+def test_listed_cases_are_told_without_looking_at_their_files(folder: Path) -> None:
+    (folder / "data" / "p1" / "t1.nii.gz").unlink()
+    problems = ProblemList()
+    assert [case.name for case in list_cases(config(folder), "training", problems)] == ["p1", "p2"]
+    assert problems.problems == []
+    write(folder, "labels", "../data/p1/labels.nii.gz")
+    assert list_cases(config(folder), "training", problems) == []
+    assert "differ in their number of cases" in str(problems.problems[0])
