@@ -32,7 +32,7 @@ RANKS = {
     2: ("data", "model"),
     3: ("inference",),
     4: ("training",),
-    5: ("transfer", "plots"),
+    5: ("transfer", "plots", "analysis"),
     6: ("sessions",),
     7: ("cli", "api", "api_transfer", "deepmedic"),
 }
