@@ -263,6 +263,7 @@ class ExecutionConfig:
         None,
         above=0,
         origin="new",
-        default_text="chosen from the memory that is free",
-        doc="GiB of images that are kept in the device's memory.",
+        default_text="half of the memory",
+        doc="GiB that prepared images may take: those kept in the device's memory, and those read ahead. Cases that do "
+        "not fit are read again when a sub-epoch needs them.",
     )

@@ -149,12 +149,14 @@ class TrainConfig:
         minimum=1,
         doc="Segments per training step. With a model config of the Theano version its batchSizeTrain is the default.",
     )
-    sampling_processes: int = option(
+    sampling_processes: int | None = option(
         "num_processes_sampling",
-        0,
+        None,
         minimum=-1,
-        doc="Kept for the original's files: -1 no, 0 one, n that many workers that prepare samples ahead. It has no "
-        "effect on which samples are drawn.",
+        default_text="one per processor core, at most 4",
+        doc="Workers that read and prepare the cases of the next sub-epoch while the present one trains: -1 none, each "
+        "case is read when it is needed; 0 one; n that many. They are threads, and have no effect on which samples are "
+        "drawn. In the original the default was 0.",
     )
 
     schedule: ScheduleConfig = section(ScheduleConfig)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -44,12 +45,13 @@ class DataSet:
     """What the user should know about the data before the run."""
     _noted: set[int | str] = field(default_factory=set)
     """Cases whose notes were logged, and "intensities" when that warning was."""
+    _noting: threading.Lock = field(default_factory=threading.Lock)
 
     def __len__(self) -> int:
         return len(self.cases)
 
     def load(self, index: int) -> PreparedCase:
-        """Read, check, pad and normalise one case.
+        """Read, check, pad and normalise one case; several threads may do so at once.
 
         Raises:
             DataError: its voxels cannot be used; names case, channel and file.
@@ -57,13 +59,8 @@ class DataSet:
         loaded = load_case(self.cases[index], self.headers[index], self.preprocessing, self.needs.classes)
         warning = unnormalised_warning(loaded, self.preprocessing.zscore)
         prepared = prepare_case(loaded, self.needs.margins, self.preprocessing, self.needs.segment)
-        if index not in self._noted:
-            self._noted.add(index)
-            for note in prepared.notes:
-                log.warning("%s, case %s: %s", self.role, self.cases[index].name, note)
-        if warning and "intensities" not in self._noted:
-            self._noted.add("intensities")  # once for all cases: they were all made in the same way
-            log.warning("%s, case %s: %s", self.role, self.cases[index].name, warning)
+        self._log_once(index, index, prepared.notes)
+        self._log_once("intensities", index, [warning] if warning else [])  # all cases were made in the same way
         return prepared
 
     def load_if_usable(self, index: int) -> PreparedCase | None:
@@ -94,6 +91,15 @@ class DataSet:
     def total_elements(self) -> int:
         """Elements of a `VolumePool` that would hold all cases."""
         return sum(elements_for(self.padded_size(index)) for index in range(len(self)))
+
+    def _log_once(self, what: int | str, index: int, notes: list[str]) -> None:
+        """Log notes about a case, the first time that there are any; cases may be read by several threads."""
+        with self._noting:
+            known = what in self._noted
+            if notes:
+                self._noted.add(what)
+        for note in () if known else notes:
+            log.warning("%s, case %s: %s", self.role, self.cases[index].name, note)
 
     def median_spacing(self) -> tuple[float, float, float]:
         """Median voxel spacing over the cases, millimetres along the array axes."""

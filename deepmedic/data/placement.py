@@ -1,9 +1,14 @@
-"""Where blocks lie in a line of elements: first fit, eviction of what was used least recently, compaction."""
+"""Where blocks lie in a line of elements: first fit, eviction of what is wanted last, compaction."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+import math
+from bisect import bisect_left
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
+
+_ENDLESS = 2**62
+"""End of the gap after the last block."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +25,17 @@ class Block:
 
 
 class Placement:
-    """Blocks that do not overlap, by key."""
+    """Blocks that do not overlap, by key.
+
+    The gaps between them are kept in order, so that placing thousands of blocks one after the other takes no longer
+    for the last one than for the first.
+    """
 
     def __init__(self) -> None:
         self._blocks: dict[Hashable, Block] = {}
+        self._gaps: list[tuple[int, int]] = [(0, _ENDLESS)]
+        """Start and end of each, none empty, no two adjacent; the last one is endless."""
+        self._used = 0
         self._last_used: dict[Hashable, int] = {}
         self._clock = 0
 
@@ -33,34 +45,42 @@ class Placement:
     @property
     def used(self) -> int:
         """Elements in blocks."""
-        return sum(block.length for block in self._blocks.values())
+        return self._used
 
     @property
     def end(self) -> int:
         """The element after the last block."""
-        return max((block.end for block in self._blocks.values()), default=0)
+        return self._gaps[-1][0]
 
     def gap(self, length: int, capacity: int) -> int | None:
         """Return the start of the first gap of at least `length` elements before `capacity`, or None."""
-        free_from = 0
-        for block in self._in_order():
-            if block.start - free_from >= length:
-                return free_from
-            free_from = block.end
-        return free_from if capacity - free_from >= length else None
+        number = self._fitting(length, capacity)
+        return None if number is None else self._gaps[number][0]
 
     def place(self, key: Hashable, length: int, capacity: int) -> Block:
         """Put a block into the first gap that is large enough."""
-        start = self.gap(length, capacity)
-        if start is None or key in self._blocks:
+        number = self._fitting(length, capacity)
+        if number is None or key in self._blocks:
             raise ValueError(f"No gap of {length} elements in {capacity}, or {key} has a block already.")
+        start, end = self._gaps[number]
+        self._gaps[number : number + 1] = [(start + length, end)] if start + length < end else []
         self._blocks[key] = Block(start, length)
+        self._used += length
         self._last_used[key] = self._clock
         return self._blocks[key]
 
     def remove(self, key: Hashable) -> None:
-        del self._blocks[key]
+        """Take a block away; its elements join the gaps beside it."""
+        block = self._blocks.pop(key)
         del self._last_used[key]
+        self._used -= block.length
+        number = bisect_left(self._gaps, (block.start, block.end))
+        start, end, first, last = block.start, block.end, number, number
+        if self._gaps[number][0] == end:
+            end, last = self._gaps[number][1], number + 1
+        if number and self._gaps[number - 1][1] == start:
+            start, first = self._gaps[number - 1][0], number - 1
+        self._gaps[first:last] = [(start, end)]
 
     def touch(self, keys: Iterable[Hashable]) -> None:
         """Note that blocks are in use now, as those placed from now on."""
@@ -69,19 +89,25 @@ class Placement:
             if key in self._blocks:
                 self._last_used[key] = self._clock
 
-    def least_recently_used(self, length: int, capacity: int, kept: set[Hashable]) -> list[Hashable]:
+    def first_to_go(
+        self, length: int, capacity: int, kept: set[Hashable], next_use: Mapping[Hashable, int]
+    ) -> list[Hashable] | None:
         """Return which blocks to remove so that `length` of `capacity` elements are free, in one piece or not.
 
-        Those in `kept` stay; of blocks last used together, those placed first go first.
+        Blocks without a next use go first, then those that are used again last (Belady, 1966, "A study of replacement
+        algorithms for a virtual-storage computer"); among equals the one that was used least recently, then the one
+        placed first. Those in `kept` stay; None: without them it is impossible.
         """
-        used, removed = self.used, []
-        for key in sorted(self._blocks, key=lambda key: self._last_used[key]):
-            if used + length <= capacity:
-                break
-            if key not in kept:
-                used -= self._blocks[key].length
-                removed.append(key)
-        return removed
+        excess, removed = self._used + length - capacity, list[Hashable]()
+        if excess <= 0:
+            return removed
+        candidates = [key for key in self._blocks if key not in kept]
+        for key in sorted(candidates, key=lambda key: (-next_use.get(key, math.inf), self._last_used[key])):
+            excess -= self._blocks[key].length
+            removed.append(key)
+            if excess <= 0:
+                return removed
+        return None
 
     def compact(self) -> list[tuple[Block, Block]]:
         """Move the blocks to the beginning, in their order; return (old, new) of those moved, in the order to copy."""
@@ -92,7 +118,12 @@ class Placement:
                 self._blocks[key] = Block(free_from, block.length)
                 moves.append((block, self._blocks[key]))
             free_from += block.length
+        self._gaps = [(free_from, _ENDLESS)]
         return moves
 
-    def _in_order(self) -> list[Block]:
-        return sorted(self._blocks.values(), key=lambda block: block.start)
+    def _fitting(self, length: int, capacity: int) -> int | None:
+        """Number of the first gap of at least `length` elements before `capacity`."""
+        for number, (start, end) in enumerate(self._gaps):
+            if min(end, capacity) - start >= length:
+                return number
+        return None

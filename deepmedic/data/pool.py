@@ -8,7 +8,7 @@ would leave the volume points at the border element instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -83,8 +83,9 @@ def elements_for(size: Size3) -> int:
 class VolumePool:
     """Resident volumes of several cases, within a budget of bytes.
 
-    Cases that are not needed make room for others, least recently used first. What is gathered from the pool depends
-    on the required cases only, not on which blocks they happen to occupy.
+    Cases that are not needed make room for others: first those of which no use is expected, then those that are used
+    again last, then the least recently used. What is gathered from the pool depends on the required cases only, not on
+    which blocks they happen to occupy, nor on what else is resident.
     """
 
     channels: torch.Tensor
@@ -113,6 +114,7 @@ class VolumePool:
         self.budget_bytes = int(budget_bytes)
         self._cases: dict[Hashable, _Resident] = {}
         self._placement = Placement()
+        self._next_use: Mapping[Hashable, int] = {}
         self._allocate(min(expected_elements, self._most_elements))
         self._set_table([])
 
@@ -160,7 +162,9 @@ class VolumePool:
             if key not in self._cases:
                 case = load(key)
                 self._check(case)
-                self._make_room(elements_for(case.size), keys, case.name)
+                length = elements_for(case.size)
+                if not self._make_room(length, set(keys)):
+                    raise self._too_large(length, keys, case.name)
                 self._store(key, case)
                 loaded.append(key)
         self._set_table(keys)
@@ -172,6 +176,24 @@ class VolumePool:
         room = self._has_room(elements_for(case.size))
         if room:
             self._store(key, case)
+        return room
+
+    def expect(self, next_use: Mapping[Hashable, int]) -> None:
+        """Say which cases will be required again and when: 0 for those required next, 1 for those after them, ..."""
+        self._next_use = next_use
+
+    def keep(self, key: Hashable, case: PreparedCase) -> bool:
+        """Keep a case that is expected, in place of some expected later or not at all; return whether it is kept.
+
+        The cases last required stay, and so does the table of them: their segments can be gathered as before.
+        """
+        self._check(case)
+        use = self._next_use.get(key, 0)
+        stay = {other for other in self._cases if self._next_use.get(other, use + 1) <= use}
+        room = self._make_room(elements_for(case.size), stay.union(self._rows))
+        if room:
+            self._store(key, case)
+            self._set_table(self._rows)
         return room
 
     def discard(self, keys: Iterable[Hashable]) -> None:
@@ -220,23 +242,24 @@ class VolumePool:
         self._allocate(min(max(wanted, self.capacity + self.capacity // 2), self._most_elements))
         return True
 
-    def _make_room(self, length: int, needed: Sequence[Hashable], name: str) -> None:
-        """Free `length` elements in one piece, by growing, evicting and compacting, as far as it takes."""
+    def _make_room(self, length: int, stay: set[Hashable]) -> bool:
+        """Free `length` elements in one piece, by growing, evicting and compacting; return whether that is possible."""
         if self._has_room(length):
-            return
-        self._refuse_if_too_large(length, needed, name)
-        self.discard(self._placement.least_recently_used(length, self._most_elements, set(needed)))
+            return True
+        leaving = self._placement.first_to_go(length, self._most_elements, stay, self._next_use)
+        if leaving is None:
+            return False
+        self.discard(leaving)
         if not self._has_room(length):
             self._compact()
-            self._has_room(length)
+        return self._has_room(length)
 
-    def _refuse_if_too_large(self, length: int, needed: Sequence[Hashable], name: str) -> None:
+    def _too_large(self, length: int, needed: Sequence[Hashable], name: str) -> ResourceError:
+        """The refusal of cases that do not fit into memory together."""
         resident = [self._placement[key] for key in set(needed) if key in self._cases]
         together = length + sum(block.length for block in resident)
-        if together <= self._most_elements:
-            return
         need = together * self.layout.bytes_per_voxel / _GIB
-        raise ResourceError(
+        return ResourceError(
             f"{len(set(needed))} cases must be in memory together, and the first {len(resident) + 1} of them (up to "
             f"{name}) need {need:.3g} GiB on {self.device}, but memoryBudget allows "
             f"{self.budget_bytes / _GIB:.3g} GiB. Raise memoryBudget (in GiB) or lower numOfCasesLoadedPerSubepoch."
@@ -304,6 +327,7 @@ class VolumePool:
             )
 
     def _set_table(self, keys: Sequence[Hashable]) -> None:
+        self._rows = list(keys)
         sizes = torch.tensor([self._cases[key].size for key in keys], dtype=torch.int64).view(-1, 3)
         strides = torch.stack([sizes[:, 1] * sizes[:, 2], sizes[:, 2], torch.ones_like(sizes[:, 2])], dim=1)
         starts = torch.tensor([self._placement[key].start for key in keys], dtype=torch.int64)

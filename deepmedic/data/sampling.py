@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -78,6 +78,22 @@ class SubepochSampler:
         if key in self.pool or self.pool.offer(key, prepared):
             return self._is_usable(key)
         return True
+
+    def has(self, case: int) -> bool:
+        """Whether a case is resident as it was read."""
+        return CaseKey(self.role, case) in self.pool
+
+    def expect(self, coming: Sequence[tuple[int, int]]) -> None:
+        """Let the pool know which cases the coming subepochs, as (epoch, subepoch), want and how soon."""
+        next_use: dict[Hashable, int] = {}
+        for distance, (epoch, subepoch) in enumerate(coming):
+            for case in self.wanted_cases(epoch, subepoch):
+                next_use.setdefault(CaseKey(self.role, case), distance)
+        self.pool.expect(next_use)
+
+    def keep_ahead(self, case: int, prepared: PreparedCase) -> bool:
+        """Keep a case that the next subepoch wants, as far as those in use leave room; return whether it is kept."""
+        return self.pool.keep(CaseKey(self.role, case), prepared)
 
     def plan(self, epoch: int, subepoch: int) -> SubepochPlan:
         """Make the cases of a subepoch resident and return its segments.

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-
-import torch
+from itertools import islice
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
@@ -17,8 +13,9 @@ from deepmedic.config.training import AugmentationConfig, SamplingConfig
 from deepmedic.data import augmentation
 from deepmedic.data.augmentation import SegmentDraws
 from deepmedic.data.dataset import DataSet
-from deepmedic.data.pool import PoolLayout, VolumePool
+from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.data.reading import CaseReader, Reading, read_ahead, workers_of
 from deepmedic.data.sampling import SubepochPlan, SubepochRequest, SubepochSampler
 from deepmedic.data.sampling_maps import SamplingRule
 from deepmedic.data.segments import SegmentBatch, SegmentGeometry, gather
@@ -26,8 +23,8 @@ from deepmedic.errors import DataError
 
 log = logging.getLogger(__name__)
 
-_READERS = 4
-"""Threads that read and unpack files ahead; more would fill the memory with cases that wait."""
+_HORIZON = 20
+"""Sub-epochs looked ahead to see which resident cases are wanted again soonest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +42,10 @@ class SourceSettings:
     """Cases to draw from per subepoch, at most."""
     sampling: SamplingConfig
     augmentation: AugmentationConfig | None = None
+    subepochs: int | None = None
+    """Per epoch, from which follows what is read ahead; None: nothing is."""
+    epochs: int | None = None
+    """Nothing is read ahead for those after the last one; None: there is no last one."""
 
 
 class _UnreadableCase(Exception):
@@ -68,15 +69,17 @@ class SegmentSource:
         settings: SourceSettings,
         pool: VolumePool,
         before_reading: Callable[[], None] | None = None,
+        reading: Reading | None = None,
     ) -> None:
-        """Create a source; volumes are read when a subepoch needs them and stay in the pool as long as there is room.
+        """Create a source; volumes are read before a subepoch needs them and stay in the pool as long as there is room.
 
         Args:
             data: the cases.
             architecture: of the network, which says what the inputs of each pathway are.
             settings: how segments are drawn.
             pool: of `pool_for(data, ...)`.
-            before_reading: called before a subepoch reads a case; what it raises comes out of `subepoch`.
+            before_reading: called before a subepoch waits for a case; what it raises comes out of `subepoch`.
+            reading: how cases are read ahead; None: by as many threads as there are cores, at most four.
 
         Raises:
             ConfigError: proportions that do not fit the categories, or rotations of segments that are not cubes.
@@ -89,6 +92,9 @@ class SegmentSource:
         self.pool = pool
         self.skipped = {}
         self._before_reading = before_reading
+        self.reading = reading or Reading(workers_of(None), 1 + workers_of(None))
+        self._reader = CaseReader(data.load, self.reading)
+        self._has_room = True
         rule = SamplingRule.from_config(settings.sampling, architecture.classes)
         self.sampler = SubepochSampler(
             pool,
@@ -108,7 +114,7 @@ class SegmentSource:
         """
         if self.data.total_elements() * self.pool.layout.bytes_per_voxel > self.pool.budget_bytes:
             return
-        for case, read in read_ahead(self.data):
+        for case, read in read_ahead(self.data.load, len(self.data), self.reading):
             try:
                 usable = self.sampler.keep(case, read())
             except DataError as problem:
@@ -124,7 +130,9 @@ class SegmentSource:
             DataError: a case cannot be used, and cases may not be skipped.
             ResourceError: the cases of one subepoch do not fit into the pool together.
         """
+        self._reader.want(self._missing(epoch, subepoch))
         plan = self._plan(epoch, subepoch)
+        self._prepare_for_what_follows(epoch, subepoch)
         for case in plan.skipped:
             if self.data.cases[case].name not in self.skipped:
                 self._skip_empty(case)
@@ -135,6 +143,40 @@ class SegmentSource:
             drawn = augmentation.draw_segment_augmentation(generator, len(plan), self.pool.layout.channels, chosen)
             draws = drawn.to(self.pool.device)
         return SubepochBatches(self, plan, draws)
+
+    def keep_what_is_read(self) -> None:
+        """Move cases that were read ahead into the pool, as far as these leave room for what is in use."""
+        for case, prepared in self._reader.ready() if self._has_room else ():
+            self._has_room = self.sampler.keep_ahead(case, prepared)
+            if not self._has_room:
+                return
+            self._reader.take(case)
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        self._reader.close()
+
+    def _prepare_for_what_follows(self, epoch: int, subepoch: int) -> None:
+        """Start to read what the next subepoch needs, and let the pool know which cases are wanted again, and when."""
+        coming = list(islice(self._after(epoch, subepoch), _HORIZON))
+        missing = self._missing(*coming[0]) if coming else []
+        self._reader.want(missing)
+        self._has_room = True
+        if missing:
+            self.sampler.expect(coming)
+
+    def _after(self, epoch: int, subepoch: int) -> Iterator[tuple[int, int]]:
+        """The subepochs that follow one."""
+        subepochs, epochs = self.settings.subepochs, self.settings.epochs
+        while subepochs is not None:
+            epoch, subepoch = (epoch, subepoch + 1) if subepoch + 1 < subepochs else (epoch + 1, 0)
+            if epochs is not None and epoch >= epochs:
+                return
+            yield epoch, subepoch
+
+    def _missing(self, epoch: int, subepoch: int) -> list[int]:
+        """Cases that a subepoch needs, as far as they are not resident, in the order in which it asks for them."""
+        return [case for case in self.sampler.wanted_cases(epoch, subepoch) if not self.sampler.has(case)]
 
     def _plan(self, epoch: int, subepoch: int) -> SubepochPlan:
         while True:
@@ -148,7 +190,7 @@ class SegmentSource:
         if self._before_reading is not None:
             self._before_reading()
         try:
-            return self.data.load(case)
+            return self._reader.take(case)
         except DataError as problem:
             self._skip_unreadable(case, problem)
             raise _UnreadableCase(case) from problem
@@ -186,6 +228,7 @@ class SubepochBatches:
             raise IndexError(f"batch {batch} of {len(self)}")
         part = self._part(batch)
         source = self._source
+        source.keep_what_is_read()
         segments = gather(source.pool, source.geometry, self._rows[part], self._centres[part])
         return segments if self._draws is None else augmentation.apply(segments, self._draws[part])
 
@@ -199,23 +242,6 @@ class SubepochBatches:
         return slice(batch * size, (batch + 1) * size)
 
 
-def pool_for(data: DataSet, device: torch.device, budget_bytes: int) -> VolumePool:
-    """An empty pool for the cases of a data set, with room made at once for as many as the budget allows."""
-    return VolumePool(layout_of(data), device, budget_bytes, data.total_elements())
-
-
-def layout_of(data: DataSet) -> PoolLayout:
-    """What the pool keeps for every voxel of a data set."""
-    label_type = torch.uint8 if data.needs.classes <= 256 else torch.int32
-    has_labels = any(case.labels is not None for case in data.cases)
-    return PoolLayout(
-        channels=data.needs.channels,
-        label_dtype=label_type if has_labels else None,
-        roi=any(case.roi is not None for case in data.cases),
-        weight_maps=max((len(case.weight_maps) for case in data.cases), default=0),
-    )
-
-
 def nothing_to_draw(data: DataSet, case: int) -> DataError:
     """The refusal of a case from which no segment can be drawn."""
     return DataError(
@@ -223,19 +249,3 @@ def nothing_to_draw(data: DataSet, case: int) -> DataError:
         "the classes that are sampled. Correct or remove this case, or set allowSkippedCases = true to go on without "
         "it."
     )
-
-
-def read_ahead(data: DataSet) -> Iterator[tuple[int, Callable[[], PreparedCase]]]:
-    """Give each case's number and a call that returns the case or raises; the next ones are being read already."""
-    readers = ThreadPoolExecutor(min(_READERS, os.cpu_count() or 1), thread_name_prefix="reader")
-    reading: deque[tuple[int, Future[PreparedCase]]] = deque()
-    try:
-        for case in range(len(data)):
-            reading.append((case, readers.submit(data.load, case)))
-            if len(reading) > _READERS:
-                first, future = reading.popleft()
-                yield first, future.result
-        for case, future in reading:
-            yield case, future.result
-    finally:
-        readers.shutdown(cancel_futures=True)

@@ -15,8 +15,9 @@ from deepmedic.config.plain import to_plain
 from deepmedic.config.training import SamplingConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text
+from deepmedic.data.reading import read_ahead
 from deepmedic.data.sampling_maps import SamplingRule, row_masses
-from deepmedic.data.source import nothing_to_draw, read_ahead
+from deepmedic.data.source import nothing_to_draw
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError, ProblemList
 from deepmedic.files import write_json_atomically
 from deepmedic.locks import refuse_if_held
@@ -155,7 +156,7 @@ def _read(data: DataSet, problems: ProblemList, sampling: SamplingConfig | None)
     """
     rule = SamplingRule.from_config(sampling, data.needs.classes) if sampling is not None else None
     skipped = {}
-    for index, read in read_ahead(data):
+    for index, read in read_ahead(data.load, len(data)):
         try:
             case = read()
             if rule is not None:

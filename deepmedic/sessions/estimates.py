@@ -17,7 +17,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text, memory_limit
 from deepmedic.data.pool import elements_for
-from deepmedic.data.source import layout_of
+from deepmedic.data.residency import layout_of
 from deepmedic.errors import ResourceError
 from deepmedic.files import free_bytes
 from deepmedic.model.network import DeepMedicNet

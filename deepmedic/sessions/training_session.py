@@ -8,14 +8,17 @@ from typing import Any
 
 from deepmedic import devices
 from deepmedic.data.dataset import DataSet
-from deepmedic.data.source import SegmentSource, SourceSettings, pool_for
+from deepmedic.data.memory import bytes_as_text
+from deepmedic.data.reading import workers_of
+from deepmedic.data.residency import pool_for, residency_of
+from deepmedic.data.source import SegmentSource, SourceSettings
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import EventLog
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions import new_model
+from deepmedic.sessions import estimates, new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.training_plan import TrainingPlan
@@ -85,6 +88,9 @@ class TrainingSession:
             Trainer(parts, self.beginning.state, extra.get("tally")).run(save_first=started)
         finally:
             recorder.close()
+            for source in (self.training, self.validation):
+                if source is not None:
+                    source.close()
         return self._finish()
 
     def _finish(self) -> int:
@@ -133,10 +139,23 @@ class TrainingSession:
             cases=config.cases_per_subepoch,
             sampling=config.sampling if training else config.validation_sampling,
             augmentation=config.augmentation if training else None,
+            subepochs=config.subepochs,
+            epochs=config.epochs,
         )
-        pool = pool_for(data, self.plan.device, budget)
-        leave_if_asked = self.interruption.raise_if_requested
-        return SegmentSource(data, self.beginning.model.architecture, settings, pool, leave_if_asked)
+        device, workers = self.plan.device, workers_of(config.sampling_processes)
+        residency = residency_of(data, budget, config.cases_per_subepoch, workers, device)
+        if not residency.everything:
+            log.info(
+                "The %d %s cases take %s: up to %s stay in memory, and %d threads read ahead what else is needed.",
+                len(data),
+                data.role,
+                bytes_as_text(estimates.volume_bytes(data)),
+                bytes_as_text(residency.pool_bytes),
+                workers,
+            )
+        pool = pool_for(data, device, residency.pool_bytes)
+        architecture, leave_if_asked = self.beginning.model.architecture, self.interruption.raise_if_requested
+        return SegmentSource(data, architecture, settings, pool, leave_if_asked, residency.reading)
 
     def _read_data(self) -> None:
         """Read what fits into memory, so that a bad case is found before the first step."""

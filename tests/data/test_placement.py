@@ -37,13 +37,38 @@ def test_least_recently_used_goes_first():
     placement = placed(4, 4, 4)
     placement.touch([0])
     placement.touch([2])
-    assert placement.least_recently_used(2, 10, kept=set()) == [1]
-    assert placement.least_recently_used(6, 12, kept=set()) == [1, 0]
-    assert placement.least_recently_used(6, 12, kept={1}) == [0, 2]
+    assert placement.first_to_go(2, 10, set(), {}) == [1]
+    assert placement.first_to_go(6, 12, set(), {}) == [1, 0]
+    assert placement.first_to_go(6, 12, {1}, {}) == [0, 2]
+
+
+def test_what_is_wanted_last_goes_first():
+    placement = placed(4, 4, 4, 4)
+    placement.touch([3])
+    next_use = {0: 1, 1: 5, 2: 0}  # 3 is not wanted, although it was used last
+    assert placement.first_to_go(4, 16, set(), next_use) == [3]
+    assert placement.first_to_go(16, 16, set(), next_use) == [3, 1, 0, 2]
+    assert placement.first_to_go(5, 16, {3}, next_use) == [1, 0]
 
 
 def test_nothing_goes_when_there_is_room():
-    assert placed(4).least_recently_used(6, 10, kept=set()) == []
+    assert placed(4).first_to_go(6, 10, set(), {}) == []
+
+
+def test_nothing_goes_when_that_would_not_help():
+    assert placed(4, 4).first_to_go(6, 10, {0}, {}) == [1]
+    assert placed(4, 4).first_to_go(7, 10, {0}, {}) is None
+
+
+def test_gaps_that_meet_become_one():
+    placement = placed(3, 2, 5, 4, 1)
+    for key in (1, 3, 2):
+        placement.remove(key)
+    assert placement.gap(11, 100) == 3
+    placement.remove(4)
+    assert (placement.end, placement.used) == (3, 3)
+    placement.remove(0)
+    assert placement.place("all", 100, 100) == Block(0, 100)
 
 
 def test_compaction_moves_what_lies_after_a_gap():

@@ -175,6 +175,52 @@ def test_offered_cases_evict_nothing(make_case):
     assert pool.keys == [0, 3]
 
 
+class TestReadAhead:
+    """Cases put into the pool while others are in use."""
+
+    @pytest.fixture
+    def pool(self, make_case):
+        pool = VolumePool(PoolLayout.of(make_case()), "cpu", 4 * ONE_CASE * 9)
+        pool.require([0, 1, 2], lambda seed: make_case(seed=seed))
+        pool.require([1, 3], lambda seed: make_case(seed=seed))
+        return pool  # 1 and 3 in use, 0 and 2 not
+
+    def test_what_is_expected_later_or_not_at_all_makes_room(self, pool, make_case):
+        pool.expect({4: 0, 0: 1})
+        assert pool.keep(4, make_case(seed=4))
+        assert pool.keys == [0, 1, 3, 4]
+        pool.expect({4: 0, 0: 1, 5: 0})
+        assert pool.keep(5, make_case(seed=5))
+        assert pool.keys == [1, 3, 4, 5]
+
+    def test_what_is_in_use_or_expected_as_soon_stays(self, pool, make_case):
+        pool.expect({4: 1, 0: 1, 2: 0})
+        assert not pool.keep(4, make_case(seed=4))
+        assert pool.keys == [0, 1, 2, 3]
+
+    def test_nothing_is_given_up_in_vain(self, pool, make_case):
+        pool.expect({4: 0, 0: 3})
+        assert not pool.keep(4, make_case((12, 12, 12), seed=4))
+        assert pool.keys == [0, 1, 2, 3]
+
+    def test_segments_in_use_are_gathered_as_before(self, make_case):
+        sizes = {0: (4, 4, 4), 1: (5, 4, 4), 2: (4, 4, 4), 3: (5, 4, 4), 4: (6, 4, 5)}
+        cases = {number: make_case(size, number) for number, size in sizes.items()}
+        elements = sum(elements_for(sizes[number]) for number in range(4))
+        pool = VolumePool(PoolLayout.of(cases[0]), "cpu", elements * 9)
+        pool.require([0, 1, 2, 3], cases.__getitem__)
+        pool.require([3, 1], cases.__getitem__)
+        places = torch.tensor([0, 1, 1]), torch.tensor([[0, 1, 0], [-1, 0, 2], [2, 2, 2]])
+        before, starts = gather_at(pool, GEOMETRY, *places, with_labels=True), pool.table.starts.tolist()
+        pool.expect({4: 0})
+        assert pool.keep(4, cases[4])  # 0 and 2 leave two gaps, which are too small: 1 and 3 move
+        assert pool.table.starts.tolist() != starts
+        after = gather_at(pool, GEOMETRY, *places, with_labels=True)
+        for values, wanted in zip((*after.inputs, after.labels), (*before.inputs, before.labels), strict=True):
+            assert torch.equal(values, wanted)
+        assert_same(pool.view(4), cases[4])
+
+
 def test_discarded_cases_leave_room(make_case):
     pool = VolumePool(PoolLayout.of(make_case()), "cpu", 2 * ONE_CASE * 9)
     pool.require([(0, "a"), (0, "b")], lambda key: make_case(seed=ord(key[1])))

@@ -1,0 +1,62 @@
+"""How the memory for the volumes of a data set is shared between those that are resident and those read ahead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from deepmedic.data.dataset import DataSet
+from deepmedic.data.pool import PoolLayout, VolumePool, elements_for
+from deepmedic.data.reading import Reading
+
+
+@dataclass(frozen=True)
+class Residency:
+    """What is kept of a data set, and how the rest is read."""
+
+    pool_bytes: int
+    """The most that resident volumes take."""
+    reading: Reading
+    everything: bool
+    """Whether all cases are resident once they were read."""
+
+
+def residency_of(data: DataSet, budget: int, cases: int, workers: int, device: torch.device) -> Residency:
+    """Share a budget of bytes so that what is resident and what is in hand stay within it.
+
+    The one case that is being read may come on top; further ones are in hand only as far as the budget allows. Where
+    volumes are kept on a GPU, those in hand are in the memory of the machine, and the budget limits each of the two.
+
+    Args:
+        data: the cases.
+        budget: bytes; at least what the cases of one subepoch take.
+        cases: the most that a subepoch draws from.
+        workers: threads that read.
+        device: where volumes are resident.
+    """
+    lengths = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
+    sizes = [length * layout_of(data).bytes_per_voxel for length in (sum(lengths), sum(lengths[:cases]), lengths[0])]
+    everything = sizes[0] <= budget
+    resident = sizes[0] if everything else sizes[1]
+    spare = (budget - resident if device.type == "cpu" else budget) // sizes[2]
+    in_hand = min(1 + max(spare, 0), max(2 * workers, 1))
+    pool_bytes = budget - (in_hand - 1) * sizes[2] if device.type == "cpu" else budget
+    return Residency(pool_bytes, Reading(workers, in_hand), everything)
+
+
+def pool_for(data: DataSet, device: torch.device, budget_bytes: int) -> VolumePool:
+    """An empty pool for the cases of a data set, with room made at once for as many as the budget allows."""
+    return VolumePool(layout_of(data), device, budget_bytes, data.total_elements())
+
+
+def layout_of(data: DataSet) -> PoolLayout:
+    """What the pool keeps for every voxel of a data set."""
+    label_type = torch.uint8 if data.needs.classes <= 256 else torch.int32
+    has_labels = any(case.labels is not None for case in data.cases)
+    return PoolLayout(
+        channels=data.needs.channels,
+        label_dtype=label_type if has_labels else None,
+        roi=any(case.roi is not None for case in data.cases),
+        weight_maps=max((len(case.weight_maps) for case in data.cases), default=0),
+    )
