@@ -1,4 +1,4 @@
-"""Agreement of a predicted segmentation with the labels: counts of voxels, ratios from them, tables per case and class.
+"""Agreement of a predicted segmentation with the labels: counts of voxels, ratios from them, rows per case and class.
 
 Two conventions for empty classes live here, and are kept apart. The log and the `auto` schedule follow the original
 DeepMedic: a ratio that is not defined is None, shown as "N/A", and skipped in means. The tables (`metrics.csv`,
@@ -9,17 +9,15 @@ the background merged), never for the background.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from deepmedic.files import write_json_atomically, write_text_atomically
+WHOLE_FOREGROUND = "whole foreground"
+"""The name of all classes but the background as one."""
 
 _VOXELS_TIMES_CLASSES = 1 << 26
 """How many comparisons are held in memory at once."""
@@ -58,6 +56,15 @@ def _counts_of_part(predicted: torch.Tensor, labels: torch.Tensor, classes: int)
     return torch.stack([real_positives, real_negatives, true_positives, true_negatives], dim=1)
 
 
+def confusion_matrix(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """How many voxels of each class were given each class: int64 [class in labels, class predicted].
+
+    Takes what `confusion_counts` takes.
+    """
+    pairs = labels.reshape(-1).to(torch.int64) * classes + predicted.reshape(-1).to(torch.int64)
+    return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+
+
 @dataclass(frozen=True)
 class Counts:
     """Voxels of one class against all others."""
@@ -87,6 +94,19 @@ def counts_per_class(counts: torch.Tensor | Sequence[Sequence[int]]) -> list[Cou
         true_negatives=background.true_positives,
     )
     return [foreground, *(Counts(*(int(number) for number in row)) for row in table[1:])]
+
+
+def merged_counts(matrix: torch.Tensor, merged: Sequence[int]) -> Counts:
+    """Counts of several classes as one, from `confusion_matrix`."""
+    chosen = list(merged)
+    real, predicted = int(matrix[chosen].sum()), int(matrix[:, chosen].sum())
+    true, voxels = int(matrix[chosen][:, chosen].sum()), int(matrix.sum())
+    return Counts(
+        real_positives=real,
+        real_negatives=voxels - real,
+        true_positives=true,
+        true_negatives=voxels - real - predicted + true,
+    )
 
 
 @dataclass(frozen=True)
@@ -173,14 +193,42 @@ def _ratio(numerator: int, denominator: int) -> float | None:
     return numerator / denominator if denominator else None
 
 
-@dataclass(frozen=True)
-class MetricsRow:
-    """One line of `metrics.csv`: one case and class. Ratios that are not defined are nan."""
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What one line of the tables is about: a class, or several classes as one."""
+
+    class_index: int | None
+    """0: the whole foreground; None: a region that the config names."""
+    class_name: str
+    classes: tuple[int, ...]
+    """The labels that belong to it."""
+
+
+def scored_classes(
+    classes: int, class_names: Sequence[str] | None = None, regions: Mapping[str, Sequence[int]] | None = None
+) -> list[Scored]:
+    """The whole foreground, then class 1, 2, ..., then regions.
+
+    Args:
+        classes: number of classes, the background included.
+        class_names: one per class, the background included; None: "class 1", ...
+        regions: classes that are merged, by name.
+    """
+    names = class_names or [f"class {index}" for index in range(classes)]
+    foreground = Scored(class_index=0, class_name=WHOLE_FOREGROUND, classes=tuple(range(1, classes)))
+    single = [Scored(class_index=index, class_name=names[index], classes=(index,)) for index in range(1, classes)]
+    merged = [
+        Scored(class_index=None, class_name=name, classes=tuple(sorted(members)))
+        for name, members in (regions or {}).items()
+    ]
+    return [foreground, *single, *merged]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MetricsRow(Scored):
+    """One line of `metrics.csv`: one case, and a class or region. Ratios that are not defined are nan."""
 
     case: str
-    class_index: int
-    """0: the whole foreground."""
-    class_name: str
     dice: float
     sensitivity: float
     precision: float
@@ -195,8 +243,43 @@ class MetricsRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Column name -> value, in the order of the table."""
-        own = {column.name: getattr(self, column.name) for column in fields(self) if column.name != "further"}
-        return {**own, **self.further}
+        own = {name: getattr(self, name) for name in OWN_COLUMNS}
+        return {**own, "classes": list(self.classes), **self.further}
+
+
+OWN_COLUMNS = ("case", *(column.name for column in fields(MetricsRow) if column.name not in ("case", "further")))
+"""The columns that every table has."""
+
+
+def metrics_row(
+    case: str, scored: Scored, counts: Counts, voxel_volume_mm3: float, further: Mapping[str, float] | None = None
+) -> MetricsRow:
+    """One row.
+
+    Args:
+        case: name of the case.
+        scored: what is scored.
+        counts: its voxels, over the whole volume.
+        voxel_volume_mm3: volume of a voxel in mm^3.
+        further: further columns.
+    """
+    ratios = ratios_of(counts)
+    return MetricsRow(
+        case=case,
+        class_index=scored.class_index,
+        class_name=scored.class_name,
+        classes=scored.classes,
+        dice=dice_or_nan(counts),
+        sensitivity=_nan_if_none(ratios.sensitivity),
+        precision=_nan_if_none(ratios.precision),
+        specificity=_nan_if_none(ratios.specificity),
+        volume_predicted_ml=counts.predicted_positives * voxel_volume_mm3 / 1000,
+        volume_truth_ml=counts.real_positives * voxel_volume_mm3 / 1000,
+        voxels_predicted=counts.predicted_positives,
+        voxels_truth=counts.real_positives,
+        voxels_in_both=counts.true_positives,
+        further=further or {},
+    )
 
 
 def metrics_rows(
@@ -215,29 +298,18 @@ def metrics_rows(
         class_names: one per class, the background included; None: "class 1", ...
         further: further columns of each row.
     """
-    classes = counts_per_class(counts)
-    names = class_names or [f"class {index}" for index in range(len(classes))]
-    rows = []
-    for index, one in enumerate(classes):
-        ratios = ratios_of(one)
-        rows.append(
-            MetricsRow(
-                case=case,
-                class_index=index,
-                class_name=names[index] if index else "whole foreground",
-                dice=_nan_if_none(_ratio(2 * one.true_positives, one.predicted_positives + one.real_positives)),
-                sensitivity=_nan_if_none(ratios.sensitivity),
-                precision=_nan_if_none(ratios.precision),
-                specificity=_nan_if_none(ratios.specificity),
-                volume_predicted_ml=one.predicted_positives * voxel_volume_mm3 / 1000,
-                volume_truth_ml=one.real_positives * voxel_volume_mm3 / 1000,
-                voxels_predicted=one.predicted_positives,
-                voxels_truth=one.real_positives,
-                voxels_in_both=one.true_positives,
-                further={} if further is None else further[index],
-            )
-        )
-    return rows
+    per_class = counts_per_class(counts)
+    scored = scored_classes(len(per_class), class_names)
+    columns = further or [{}] * len(per_class)
+    return [
+        metrics_row(case, one, found, voxel_volume_mm3, more)
+        for one, found, more in zip(scored, per_class, columns, strict=True)
+    ]
+
+
+def dice_or_nan(counts: Counts) -> float:
+    """Dice as the tables have it: 0 if only one of labels and prediction has the class, nan if neither has it."""
+    return _nan_if_none(_ratio(2 * counts.true_positives, counts.predicted_positives + counts.real_positives))
 
 
 def mean_foreground_dice(rows: Sequence[MetricsRow]) -> float:
@@ -245,72 +317,16 @@ def mean_foreground_dice(rows: Sequence[MetricsRow]) -> float:
 
     Cases where neither labels nor prediction have a class are left out of that class's mean; nan when no class is left.
     """
-    means = [mean for index, mean in _means_per_class(rows, "dice").items() if index > 0 and not math.isnan(mean)]
+    of_class: dict[int, list[float]] = {}
+    for row in rows:
+        if row.class_index:
+            of_class.setdefault(row.class_index, []).append(row.dice)
+    means = [mean for mean in map(mean_without_nan, of_class.values()) if not math.isnan(mean)]
     return math.fsum(means) / len(means) if means else math.nan
 
 
-def summary(rows: Sequence[MetricsRow]) -> list[dict[str, Any]]:
-    """Per class: cases, and of each column its mean over the cases where it is defined, and how many are not.
-
-    An infinite distance makes the mean infinite; it is never dropped.
-    """
-    lines = []
-    for index in sorted({row.class_index for row in rows}):
-        of_class = [row.as_dict() for row in rows if row.class_index == index]
-        columns = [name for name, value in of_class[0].items() if isinstance(value, float)]
-        values = {name: [row[name] for row in of_class] for name in columns}
-        lines.append(
-            {
-                "class_index": index,
-                "class_name": of_class[0]["class_name"],
-                "cases": len(of_class),
-                "mean": {name: _mean_without_nan(values[name]) for name in columns},
-                "undefined": {name: sum(math.isnan(value) for value in values[name]) for name in columns},
-                "infinite": {name: sum(math.isinf(value) for value in values[name]) for name in columns},
-            }
-        )
-    return lines
-
-
-def write_metrics_csv(path: Path, rows: Sequence[MetricsRow]) -> None:
-    """Write `metrics.csv`; equal rows give equal bytes, and numbers are written in full (nan, inf included).
-
-    Raises:
-        ResourceError: the file cannot be written.
-    """
-    columns = list(rows[0].as_dict()) if rows else _OWN_COLUMNS
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(row.as_dict() for row in rows)
-    write_text_atomically(path, text.getvalue())
-
-
-def write_metrics_json(path: Path, rows: Sequence[MetricsRow]) -> None:
-    """Write `metrics.json`: the same rows, their summary per class, and the mean foreground Dice.
-
-    Raises:
-        ResourceError: the file cannot be written.
-    """
-    content = {
-        "mean_foreground_dice": mean_foreground_dice(rows),
-        "summary": summary(rows),
-        "rows": [row.as_dict() for row in rows],
-    }
-    write_json_atomically(path, content)
-
-
-_OWN_COLUMNS = [column.name for column in fields(MetricsRow) if column.name != "further"]
-
-
-def _means_per_class(rows: Sequence[MetricsRow], column: str) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        values.setdefault(row.class_index, []).append(getattr(row, column))
-    return {index: _mean_without_nan(of_class) for index, of_class in values.items()}
-
-
-def _mean_without_nan(values: Iterable[float]) -> float:
+def mean_without_nan(values: Iterable[float]) -> float:
+    """The mean of the values that are not nan; nan without any."""
     defined = [value for value in values if not math.isnan(value)]
     return math.fsum(defined) / len(defined) if defined else math.nan
 

@@ -25,6 +25,7 @@ RANKS = {
         "nvidia",
         "versions",
         "arguments",
+        "bootstrap",
         "model_files",
         "plain_content",
     ),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from pathlib import Path
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from deepmedic import metrics
+from deepmedic.config import scoring as config_scoring
 from deepmedic.metrics import Ratios, confusion_counts, counts_per_class, metrics_rows, ratios_of
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "metrics"
@@ -154,6 +154,7 @@ def test_rows_of_a_case():
         "case": "a",
         "class_index": 2,
         "class_name": "rim",
+        "classes": [2],
         "dice": pytest.approx(4 / 6),
         "sensitivity": 0.5,
         "precision": 1.0,
@@ -191,53 +192,37 @@ def test_mean_foreground_dice_weighs_classes_equally():
     assert math.isnan(metrics.mean_foreground_dice([]))
 
 
-def test_summary_counts_what_is_undefined_and_keeps_infinity():
-    near, far = [[{"hd95_mm": value}] * 3 for value in (3.0, math.inf)]
-    rows = [
-        *rows_of([0, 1, 2], [0, 1, 2], further=near),
-        *rows_of([0, 1, 0], [0, 1, 0], further=near),
-        *rows_of([0, 0, 2], [0, 1, 2], further=far),
+def test_regions_are_classes_as_one():
+    predicted, labels = torch.tensor([0, 1, 1, 2, 3, 0]), torch.tensor([0, 1, 2, 2, 2, 3])
+    matrix = metrics.confusion_matrix(predicted.to(torch.uint8), labels, 4)
+    assert matrix.dtype == torch.int64
+    assert matrix.sum() == 6
+    assert matrix[2, 1] == 1  # true 2, predicted 1
+    merged = metrics.merged_counts(matrix, (1, 2))
+    assert merged == metrics.Counts(4, 2, 3, 2)
+    assert [metrics.merged_counts(matrix, (label,)) for label in (1, 2, 3)] == counts_per_class(
+        confusion_counts(predicted, labels, 4)
+    )[1:]
+    everything = metrics.merged_counts(matrix, (1, 2, 3))
+    assert everything == counts_per_class(confusion_counts(predicted, labels, 4))[0]
+
+
+def test_scored_are_foreground_classes_and_regions_in_turn():
+    scored = metrics.scored_classes(3, None, {"all": (2, 1)})
+    assert [(one.class_index, one.class_name, one.classes) for one in scored] == [
+        (0, "whole foreground", (1, 2)),
+        (1, "class 1", (1,)),
+        (2, "class 2", (2,)),
+        (None, "all", (1, 2)),
     ]
-    foreground, first, second = metrics.summary(rows)
-    assert (foreground["class_name"], first["class_name"], first["cases"]) == ("whole foreground", "class 1", 3)
-    assert first["mean"]["dice"] == pytest.approx(2 / 3)
-    assert first["undefined"] | {"precision": 0} == dict.fromkeys(first["undefined"], 0)
-    assert first["undefined"]["precision"] == 1
-    assert second["mean"]["dice"] == 1
-    assert second["undefined"]["dice"] == 1
-    assert second["mean"]["hd95_mm"] == math.inf
-    assert second["infinite"]["hd95_mm"] == 1
 
 
-def test_csv_has_every_row_and_number_in_full(tmp_path):
-    further = [{"hd95_mm": value} for value in (0.1, math.inf, math.nan)]
-    rows = rows_of([0, 1, 1, 2], [0, 1, 1, 1], 'case "1", left', further=further)
-    path = tmp_path / "metrics.csv"
-    metrics.write_metrics_csv(path, rows)
-    first = path.read_bytes()
-    metrics.write_metrics_csv(path, rows)
-    assert path.read_bytes() == first
-    assert b"\r" not in first
-    with open(path, newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [line["hd95_mm"] for line in lines] == ["0.1", "inf", "nan"]
-    assert lines[1]["case"] == 'case "1", left'
-    for line, row in zip(lines, rows, strict=True):
-        assert float(line["dice"]) == row.dice
-        assert int(line["voxels_truth"]) == row.voxels_truth
+def test_regions_do_not_count_for_the_best_checkpoint():
+    rows = rows_of([0, 1, 2], [0, 1, 2])
+    region = metrics.metrics_row("a", metrics.scored_classes(3, None, {"r": (1, 2)})[-1], metrics.Counts(4, 4, 0, 4), 1)
+    assert region.dice == 0
+    assert metrics.mean_foreground_dice([*rows, region]) == 1
 
 
-def test_csv_without_cases_has_its_heading(tmp_path):
-    metrics.write_metrics_csv(tmp_path / "metrics.csv", [])
-    assert (tmp_path / "metrics.csv").read_text().startswith("case,class_index,class_name,dice,")
-
-
-def test_json_has_rows_summary_and_mean(tmp_path):
-    rows = [*rows_of([0, 1], [0, 1], "a"), *rows_of([0, 2], [0, 1], "b")]
-    path = tmp_path / "metrics.json"
-    metrics.write_metrics_json(path, rows)
-    content = json.loads(path.read_text())
-    assert content["mean_foreground_dice"] == pytest.approx((0.5 + 0) / 2)
-    assert [row["case"] for row in content["rows"]] == ["a"] * 3 + ["b"] * 3
-    assert math.isnan(content["rows"][2]["dice"])
-    assert content["summary"][2]["undefined"]["dice"] == 1
+def test_the_foreground_is_called_the_same_where_its_name_is_refused_for_regions():
+    assert metrics.WHOLE_FOREGROUND == config_scoring.WHOLE_FOREGROUND

@@ -10,6 +10,7 @@ from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.checks import SessionChecks
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.scoring import WHOLE_FOREGROUND, ScoringConfig
 from deepmedic.config.sections import DataConfig, OutputConfig, ZScoreConfig
 from deepmedic.config.source import Refusals, listed
 from deepmedic.config.training import SamplingConfig, TrainConfig
@@ -70,6 +71,7 @@ def fit_test(config: TestConfig, model: ModelConfig, refusals: Refusals) -> Test
     _check_channels(config.data, "channels", architecture, refusals)
     _check_normalised_channels(config.preprocessing.zscore, architecture, refusals)
     _check_feature_maps(config.output, "", architecture, refusals)
+    _check_region_names(config.scoring, model.class_names, refusals)
     return config
 
 
@@ -100,6 +102,11 @@ def check_train_classes(config: TrainConfig, classes: int, refusals: Refusals) -
 def check_test_classes(config: TestConfig, classes: int, refusals: Refusals) -> None:
     """Refuse lists with one entry per class that have another length."""
     _check_probability_maps(config.output, "saveProbMapsForEachClass", classes, refusals)
+    for name, merged in config.scoring.regions.items():
+        if max(merged) >= classes:
+            refusals.refuse(("regions", name), f"found class {max(merged)}; allowed: 1 to {classes - 1}")
+        elif len(set(merged)) < len(merged):
+            refusals.refuse(("regions", name), f"found {listed(merged)}; name each class once")
 
 
 def _batch_sizes(config: TrainConfig, model: ModelConfig) -> TrainConfig:
@@ -134,6 +141,12 @@ def _check_probability_maps(output: OutputConfig, key: str, classes: int, refusa
     found = output.save_probability_maps
     if found is not None and len(found) != classes:
         refusals.refuse(key, f"found {len(found)} entries; allowed: one per class, {classes}")
+
+
+def _check_region_names(scoring: ScoringConfig, class_names: Sequence[str] | None, refusals: Refusals) -> None:
+    for name in scoring.regions:
+        if name in (WHOLE_FOREGROUND, *(class_names or ())):
+            refusals.refuse(("regions", name), "is the name of a class, or of all of them; choose another name")
 
 
 def _check_channels(data: DataConfig, key: str, architecture: Architecture, refusals: Refusals) -> None:

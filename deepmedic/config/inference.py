@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepmedic.config.options import option, section
+from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 
@@ -32,6 +33,7 @@ class TestConfig:
     )
     data: DataConfig = section(DataConfig, {"weight_maps": None, "subjects": None})
     output: OutputConfig = section(OutputConfig)
+    scoring: ScoringConfig = section(ScoringConfig)
     batch_size: int = option(
         "batchsize",
         10,

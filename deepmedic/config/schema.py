@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -97,6 +97,11 @@ def item_types(annotation: Any) -> tuple[Any, int | None] | None:
     return arguments[0], len(arguments)
 
 
+def named_items(annotation: Any) -> Any:
+    """Return the type of the values of a table whose names the user chooses (`Mapping[str, ...]`); None for others."""
+    return typing.get_args(annotation)[1] if typing.get_origin(annotation) is Mapping else None
+
+
 def mixed_items(annotation: Any) -> tuple[Any, ...] | None:
     """Return the item types of a tuple whose items differ in type, such as `tuple[str, float]`; otherwise None."""
     arguments = typing.get_args(annotation)
@@ -113,6 +118,9 @@ def in_words(annotation: Any, plural: bool = False) -> str:
     member = members[0]
     if is_dataclass(member):
         return "tables" if plural else "a table {sub-key = value, ...}"
+    named = named_items(member)
+    if named is not None:
+        return f"{'tables' if plural else 'a table'} {{name = {in_words(named)}, ...}}"
     mixed = mixed_items(member)
     if mixed is not None:
         return f"{'lists' if plural else 'a list'} of {' and '.join(in_words(item) for item in mixed)}"

@@ -19,6 +19,7 @@ from deepmedic.config.schema import (
     in_words,
     item_types,
     mixed_items,
+    named_items,
     optional,
     range_in_words,
 )
@@ -62,6 +63,8 @@ class Converter:
         member = members[0] if len(members) == 1 else _closest(members, value)
         if is_dataclass(member):
             return self._table(value, member, path)  # type: ignore[arg-type]
+        if named_items(member) is not None:
+            return self._named(value, member, option, path)
         if typing.get_origin(member) is tuple:
             return self._list(value, member, option, path)
         return self._scalar(value, member, option, path)
@@ -94,6 +97,17 @@ class Converter:
         if not valid or any(isinstance(argument, _Invalid) for argument in arguments.values()):
             return INVALID
         return cls(**arguments)
+
+    def _named(self, value: Any, annotation: Any, option: Option, path: KeyPath) -> Any:
+        """A table whose names the user chooses."""
+        if not isinstance(value, dict):
+            return self._mismatch(value, annotation, option, path)
+        results = {}
+        for name, item in value.items():
+            if not isinstance(name, str) or not name.strip() or not name.isprintable():
+                return self._refuse(path, f"found the name {name!r}; allowed: text of at least one printable character")
+            results[name] = self._convert(item, named_items(annotation), option, (*path, name))
+        return INVALID if any(isinstance(result, _Invalid) for result in results.values()) else results
 
     def _unknown_sub_key(self, name: str, keys: dict[str, Key], path: KeyPath) -> str:
         if name in self._known_elsewhere:

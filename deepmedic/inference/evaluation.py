@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
 
+from deepmedic.config.scoring import ScoringConfig
 from deepmedic.inference.predictor import Prediction
+from deepmedic.inference.scoring import Compared, scored_rows
 from deepmedic.metrics import (
+    OWN_COLUMNS,
     MetricsRow,
     ThreeDices,
     confusion_counts,
@@ -19,6 +22,7 @@ from deepmedic.metrics import (
     format_ratio,
     mean_defined,
     metrics_rows,
+    scored_classes,
 )
 
 log = logging.getLogger(__name__)
@@ -47,11 +51,11 @@ class CaseEvaluation:
         Raises:
             KeyError, TypeError: something is missing or unknown.
         """
-        own = {column.name for column in fields(MetricsRow)} - {"further"}
         rows = []
         for row in plain["rows"]:
+            own = {name: row[name] for name in OWN_COLUMNS} | {"classes": tuple(row["classes"])}
             further = {name: value for name, value in row.items() if name not in own}
-            rows.append(MetricsRow(**{name: row[name] for name in own}, further=further))
+            rows.append(MetricsRow(**own, further=further))
         return cls(ThreeDices(**plain["dices"]), tuple(rows))
 
 
@@ -62,8 +66,9 @@ def evaluate_case(
     roi: torch.Tensor | None,
     spacing: tuple[float, float, float],
     class_names: Sequence[str] | None = None,
+    scoring: ScoringConfig | None = None,
 ) -> CaseEvaluation:
-    """Compare a prediction with labels.
+    """Compare a prediction with labels; `scoring` says what the rows have besides Dice, ratios and volumes.
 
     Args:
         name: of the case, for the table.
@@ -72,9 +77,14 @@ def evaluate_case(
         roi: bool [x, y, z] of the same size, or None.
         spacing: millimetres per voxel along x, y, z.
         class_names: one per class, the background included.
+        scoring: regions, and which further scores; None: none of all that.
     """
     classes = len(prediction.probabilities)
     dices = dice_123(prediction.segmentation_everywhere, labels, roi, classes)
+    if scoring is not None:
+        scored = scored_classes(classes, class_names, scoring.regions)
+        case = Compared(name, prediction.segmentation, prediction.segmentation_everywhere, labels, roi, spacing)
+        return CaseEvaluation(dices, tuple(scored_rows(case, scored, scoring)))
     counts = confusion_counts(prediction.segmentation, labels, classes)
     return CaseEvaluation(dices, tuple(metrics_rows(name, counts, math.prod(spacing), class_names)))
 

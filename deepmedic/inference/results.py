@@ -116,8 +116,7 @@ def case_fingerprint(case: Case, run: RunIdentity) -> dict[str, Any]:
     """
     inputs = {f"channel {number}": _contents(ref) for number, ref in enumerate(case.channels, 1)}
     inputs["roi"] = _contents(case.roi)
-    plain_settings = json.loads(json.dumps(dict(run.settings)))
-    return {"format": _RECORD_FORMAT, "model": run.model_sha256, "settings": plain_settings, "inputs": inputs}
+    return {"format": _RECORD_FORMAT, "model": run.model_sha256, "settings": _plain(run.settings), "inputs": inputs}
 
 
 def labels_fingerprint(case: Case) -> dict[str, Any] | None:
@@ -125,8 +124,14 @@ def labels_fingerprint(case: Case) -> dict[str, Any] | None:
     return _contents(case.labels)
 
 
-def existing_results(case: Case, name: str, files: ResultFiles, fingerprint: Mapping[str, Any]) -> ExistingResults:
-    """Judge what the output folder holds for a case.
+def existing_results(
+    case: Case,
+    name: str,
+    files: ResultFiles,
+    fingerprint: Mapping[str, Any],
+    scoring: Mapping[str, Any] | None = None,
+) -> ExistingResults:
+    """Judge what the output folder holds for a case; `scoring` is how it is to be scored if it has labels.
 
     "match": all files are there and are, byte for byte, what this run would write. "damaged": of this run, but not
     complete or not as they were written. "other run": made from something else, or of unknown origin.
@@ -149,6 +154,9 @@ def existing_results(case: Case, name: str, files: ResultFiles, fingerprint: Map
             return ExistingResults("damaged", problem)
     if record.get("labels") != labels_fingerprint(case):
         return ExistingResults("damaged", "they were evaluated on other labels")
+    if case.labels is not None and record.get("scoring") != _plain(scoring):
+        changed = _changes(record.get("scoring") or {}, _plain(scoring) or {})
+        return ExistingResults("damaged", f"they were scored otherwise: {changed}")
     return ExistingResults("match", evaluation=record.get("evaluation"))
 
 
@@ -161,6 +169,8 @@ class Record:
     """Of `labels_fingerprint`."""
     evaluation: Mapping[str, Any] | None = None
     """Scores on these labels, plain values."""
+    scoring: Mapping[str, Any] | None = None
+    """How it is scored; plain values."""
 
 
 def write_record(name: str, files: ResultFiles, record: Record, written: Sequence[Path] | None = None) -> None:
@@ -170,8 +180,8 @@ def write_record(name: str, files: ResultFiles, record: Record, written: Sequenc
         ResourceError: it cannot be written.
     """
     results = None if written is None else {_relative(path, files.folder): sha256_of(path) for path in written}
-    content = {"labels": record.labels, "evaluation": record.evaluation, "results": results}
-    write_json_atomically(files.record(name), {**record.fingerprint, **content})
+    scored = {"labels": record.labels, "scoring": _plain(record.scoring), "evaluation": record.evaluation}
+    write_json_atomically(files.record(name), {**record.fingerprint, **scored, "results": results})
 
 
 def remove_other_results(name: str, files: ResultFiles) -> None:
@@ -212,12 +222,20 @@ def _difference(record: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> st
         found, wanted = record.get(part) or {}, fingerprint[part]
         differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
         if differing and part == "settings":
-            return "made with other settings: " + ", ".join(
-                f"{key} was {found.get(key)}, now {wanted.get(key)}" for key in differing
-            )
+            return f"made with other settings: {_changes(found, wanted)}"
         if differing:
             return f"made from other images: {', '.join(differing)}"
     return ""
+
+
+def _changes(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    differing = sorted(key for key in found.keys() | wanted.keys() if found.get(key) != wanted.get(key))
+    return ", ".join(f"{key} was {found.get(key)}, now {wanted.get(key)}" for key in differing)
+
+
+def _plain(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """As it comes back from JSON, where tuples are lists."""
+    return None if values is None else json.loads(json.dumps(dict(values)))
 
 
 def _problem(path: Path, sha256: str | None) -> str:

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from deepmedic.config.scoring import ScoringConfig
 from deepmedic.data.cases import Case
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError
@@ -27,8 +28,9 @@ from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import Prediction, Progress, predict_volume
 from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
+from deepmedic.inference.tables import write_tables
 from deepmedic.inference.writer import CaseResults, ResultWriter
-from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice, write_metrics_csv, write_metrics_json
+from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice
 from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,8 @@ class SegmentationOptions:
     allow_skipped_cases: bool = False
     """Go on without the cases that cannot be read."""
     class_names: tuple[str, ...] | None = None
+    scoring: ScoringConfig | None = None
+    """What the tables have besides Dice, ratios and volumes; None: none of all that."""
     progress: Progress | None = None
     """Called after each batch of tiles; what it raises ends the segmentation."""
 
@@ -105,7 +109,7 @@ def segment_cases(
     """Segment all cases; the next one is read while one is computed, and the one before is saved.
 
     With `options.saving`, cases whose results this run already wrote are kept, and `metrics.csv` and `metrics.json`
-    cover all cases with labels.
+    cover all cases with labels (see `write_tables`).
 
     Args:
         net: on the device of `options.inference`.
@@ -202,7 +206,8 @@ def _evaluate(
     inside = tuple(slice(low, size - high) for (low, high), size in sides)
     roi = None if prepared.roi is None else prepared.roi[inside]
     labels = prepared.labels[inside]
-    return evaluate_case(case.name, prediction, labels, roi, prepared.header.spacing, options.class_names)
+    spacing = prepared.header.spacing
+    return evaluate_case(case.name, prediction, labels, roi, spacing, options.class_names, options.scoring)
 
 
 @contextmanager
@@ -215,8 +220,9 @@ def _reading_ahead(
         prepared = data.load(index)
         if options.saving is None:
             return _Read(prepared, None)
-        case = data.cases[index]
-        return _Read(prepared, Record(case_fingerprint(case, options.saving.run), labels_fingerprint(case)))
+        case, saving = data.cases[index], options.saving
+        fingerprints = case_fingerprint(case, saving.run), labels_fingerprint(case)
+        return _Read(prepared, Record(*fingerprints, scoring=saving.scoring))
 
     reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
 
@@ -260,12 +266,6 @@ def _report(options: SegmentationOptions, summary: SegmentationSummary) -> None:
     if means is not None:
         log_means(options.purpose, means)
     if options.saving is not None:
-        tables = {"metrics.csv": write_metrics_csv, "metrics.json": write_metrics_json}
-        for name, write in tables.items():
-            path = options.saving.files.folder / name
-            if summary.evaluations:
-                write(path, summary.rows)
-            else:
-                path.unlink(missing_ok=True)  # of an earlier run, which had labels
+        write_tables(options.saving.files.folder, summary.rows)
     if summary.failures:
         log.warning("%d cases were skipped: %s", len(summary.failures), ", ".join(summary.failures))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from deepmedic.data.cases import Case
 from deepmedic.errors import DataError, OutputHeldError
@@ -31,6 +32,8 @@ class Saving:
     run: RunIdentity
     overwrite: bool = False
     """Compute everything and replace what is there, instead of keeping what this run already wrote."""
+    scoring: Mapping[str, Any] | None = None
+    """How cases with labels are scored; plain values."""
 
 
 def survey(cases: Sequence[Case], saving: Saving | None) -> dict[int, ExistingResults]:
@@ -73,7 +76,7 @@ def _existing(case: Case, name: str, saving: Saving) -> ExistingResults:
     if not any(path.exists() for path in (files.record(name), *files.all_of(name))):
         return ExistingResults("absent")
     try:
-        return existing_results(case, name, files, case_fingerprint(case, saving.run))
+        return existing_results(case, name, files, case_fingerprint(case, saving.run), saving.scoring)
     except DataError as problem:
         # Reading the case will meet the same problem, and say so in its turn.
         log.debug("%s", problem)

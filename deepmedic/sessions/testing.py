@@ -16,8 +16,10 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.plain import to_plain
 from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
 from deepmedic.errors import CommandLineError, ProblemList
+from deepmedic.inference import paper_table, tables
 from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
@@ -152,6 +154,7 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
             saving=saving(plan, inference),
             allow_skipped_cases=config.preprocessing.allow_skipped_cases,
             class_names=model.config.class_names,
+            scoring=config.scoring,
             progress=advance,
         )
         summary = segment_cases(model.network().to(plan.device), plan.data, options, existing)
@@ -183,7 +186,8 @@ def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
     ranges = selected_feature_maps(architecture, plan.config.output)
     files = ResultFiles(plan.paths.predictions, plan.config.output, architecture.classes, ranges)
     identity = RunIdentity.of(plan.model_sha256, inference, plan.config.preprocessing)
-    return Saving(files, identity, plan.arguments.overwrite)
+    scoring = {**to_plain(plan.config.scoring), "classNames": plan.model.config.class_names}
+    return Saving(files, identity, plan.arguments.overwrite, scoring)
 
 
 def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
@@ -194,7 +198,10 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
     means = summary.mean_dices
     if means is not None:
         log.info("Mean Dice over cases: %s", described(means, plan.model.class_names))
+        scores = tables.summary(summary.rows)
+        log.info("%s\n%s", paper_table.heading(scores), paper_table.console(scores))
         log.info("Metrics: %s", plan.paths.predictions / "metrics.csv")
+        log.info("A table for a paper (Markdown, LaTeX): %s", plan.paths.predictions / "metrics.md")
     log.info("Results: %s", plan.paths.predictions)
     if plan.config.output.save_segmentation:
         case = plan.data.cases[0]

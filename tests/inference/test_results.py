@@ -50,8 +50,8 @@ def write_all(case: Case, files: ResultFiles, run: RunIdentity = RUN, evaluation
     write_record("site/a", files, record, paths)
 
 
-def status(case: Case, files: ResultFiles, run: RunIdentity = RUN):
-    return existing_results(case, "site/a", files, case_fingerprint(case, run))
+def status(case: Case, files: ResultFiles, run: RunIdentity = RUN, scoring=None):
+    return existing_results(case, "site/a", files, case_fingerprint(case, run), scoring)
 
 
 def test_names_of_all_files(tmp_path) -> None:
@@ -85,6 +85,22 @@ def test_complete_results_of_this_run_match(case, files) -> None:
     found = status(case, files)
     assert found.status == "match"
     assert found.evaluation == {"rows": [1.5]}
+
+
+def test_results_that_were_scored_otherwise_are_computed_again(case, files) -> None:
+    write_all(case, files)
+    found = status(case, files, scoring={"surfaceDistances": True})
+    assert (found.status, found.reason) == (
+        "damaged",
+        "they were scored otherwise: surfaceDistances was None, now True",
+    )
+    paths = files.all_of("site/a")
+    labelled = replace(case, labels=case.channels[0])
+    scoring = {"regions": {"core": (1, 3)}}
+    record = Record(case_fingerprint(case, RUN), labels_fingerprint(labelled), scoring=scoring)
+    write_record("site/a", files, record, paths)
+    assert status(labelled, files, scoring=scoring).status == "match"
+    assert "regions was {'core': [1, 3]}, now {}" in status(labelled, files, scoring={"regions": {}}).reason
 
 
 def test_moved_inputs_still_match(case, files, tmp_path) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from deepmedic.metrics import confusion_counts, metrics_rows, write_metrics_csv
+from deepmedic.inference.tables import write_metrics_csv
+from deepmedic.metrics import confusion_counts, metrics_rows
 from deepmedic.training.history import History
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

@@ -15,6 +15,7 @@ from study import Study
 from deepmedic import checkpoints, cli
 from deepmedic.files import sha256_of
 from deepmedic.inference import predictor
+from deepmedic.inference.surfaces import surface_scores
 
 
 @pytest.fixture(scope="session")
@@ -195,6 +196,40 @@ def test_metrics_of_classes_that_are_nowhere(study, run, model, predictions):
     predicted = np.asarray(nib.load(predictions / "case2_Segm.nii.gz").dataobj)
     for number in ("1", "2"):
         assert float(rows[number]["dice"]) == 0.0 if (predicted == int(number)).any() else rows[number]["dice"] == "nan"
+
+
+def test_tables_of_classes_and_regions(study, run, model, predictions):
+    study.list_cases("val", [1, 2])
+    study.test(regions={"both": [1, 2]}, surfaceDistances=True)
+    outcome = run("-test", study.folder / "test.cfg", "-model", model)
+    assert outcome.code == 0
+    assert "Scores over 2 cases, mean [95 % confidence interval]:\nclass " in outcome.out
+    assert f"A table for a paper (Markdown, LaTeX): {predictions.parent / 'metrics.md'}" in outcome.out
+    rows = list(csv.DictReader((predictions.parent / "metrics.csv").open()))
+    assert [row["class_name"] for row in rows[:4]] == ["whole foreground", "core", "shell", "both"]
+    for row, region in zip(rows[0::4], rows[3::4], strict=True):
+        different = ("class_index", "class_name")
+        assert {key: row[key] for key in row if key not in different} == {
+            key: region[key] for key in region if key not in different
+        }
+    truth = np.asarray(nib.load(study.image(2, "labels")).dataobj) == 2
+    predicted = np.asarray(nib.load(predictions / "case2_Segm.nii.gz").dataobj) == 2
+    expected = surface_scores(predicted, truth, (1.0, 1.0, 1.2))
+    assert float(rows[6]["hd95_mm"]) == pytest.approx(expected.hd95, rel=1e-6)
+    content = json.loads((predictions.parent / "metrics.json").read_text())
+    assert [line["class_name"] for line in content["summary"]] == ["whole foreground", "core", "shell", "both"]
+    assert content["summary"][3]["classes"] == [1, 2]
+    assert (predictions.parent / "metrics_summary.csv").is_file()
+
+
+def test_other_scores_are_a_reason_to_compute_again(study, run, model, predictions):
+    command = ["-test", study.test(surfaceDistances=False), "-model", model]
+    assert run(*command).code == 0
+    assert "hd95_mm" not in (predictions.parent / "metrics.csv").read_text()
+    study.test(surfaceDistances=True)
+    outcome = run(*command)
+    assert "case2 is computed again: they were scored otherwise: surfaceDistances was False, now True" in outcome.err
+    assert "hd95_mm" in (predictions.parent / "metrics.csv").read_text()
 
 
 def test_model_that_was_never_trained_is_told(study, run):

@@ -1,0 +1,87 @@
+"""All scores of one case: the three Dice coefficients, distances and lesions of every class and region."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from deepmedic.components import bounding_box
+from deepmedic.config.scoring import ScoringConfig
+from deepmedic.inference.lesions import count_lesions
+from deepmedic.inference.surfaces import surface_scores
+from deepmedic.metrics import MetricsRow, Scored, confusion_matrix, dice_or_nan, merged_counts, metrics_row
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One case: what is predicted, and what is true. Axes x, y, z, sizes before padding."""
+
+    name: str
+    segmentation: torch.Tensor
+    """Integers [x, y, z]; 0 outside the ROI."""
+    segmentation_everywhere: torch.Tensor
+    """The same before the ROI is applied."""
+    labels: torch.Tensor
+    """Integers [x, y, z]."""
+    roi: torch.Tensor | None
+    """bool [x, y, z]; None: everywhere."""
+    spacing: tuple[float, float, float]
+    """Millimetres per voxel along x, y, z."""
+
+
+def scored_rows(case: Compared, scored: Sequence[Scored], scoring: ScoringConfig) -> list[MetricsRow]:
+    """The rows of one case, one for each of `scored`.
+
+    Their further columns: `dice1` (the prediction before the ROI is applied, against the labels) and `dice3` (both
+    inside the ROI), both equal to `dice` without an ROI; `hd95_mm` and `assd_mm`; `lesions_truth`,
+    `lesions_predicted`, `lesions_detected`, `lesions_missed`, `lesions_false` and `lesion_f1`.
+    """
+    number = 1 + max(label for one in scored for label in one.classes)
+    roi = torch.ones_like(case.labels, dtype=torch.bool) if case.roi is None else case.roi
+    saved = confusion_matrix(case.segmentation, case.labels, number)
+    everywhere = confusion_matrix(case.segmentation_everywhere, case.labels, number)
+    inside = confusion_matrix(case.segmentation * roi, case.labels * roi, number)
+    masks = _Masks(case)
+    rows = []
+    for one in scored:
+        further = {
+            "dice1": dice_or_nan(merged_counts(everywhere, one.classes)),
+            "dice3": dice_or_nan(merged_counts(inside, one.classes)),
+            **masks.scores(one.classes, number, scoring),
+        }
+        rows.append(metrics_row(case.name, one, merged_counts(saved, one.classes), math.prod(case.spacing), further))
+    return rows
+
+
+class _Masks:
+    """Scores of masks, cut to the smallest box around everything that is predicted or true."""
+
+    def __init__(self, case: Compared) -> None:
+        predicted, true = case.segmentation.numpy(), case.labels.numpy()
+        box = bounding_box((predicted != 0) | (true != 0)) or (slice(1), slice(1), slice(1))
+        self._predicted, self._true, self._spacing = predicted[box], true[box], case.spacing
+
+    def scores(self, classes: Sequence[int], number: int, scoring: ScoringConfig) -> dict[str, float]:
+        """Distances and lesions of classes merged to one, of `number` classes in all."""
+        belongs = np.zeros(number, bool)
+        belongs[list(classes)] = True
+        predicted, true = belongs[self._predicted], belongs[self._true]
+        found: dict[str, float] = {}
+        if scoring.surface_distances:
+            surfaces = surface_scores(predicted, true, self._spacing)
+            found |= {"hd95_mm": surfaces.hd95, "assd_mm": surfaces.assd}
+        if scoring.lesion_counts:
+            lesions = count_lesions(predicted, true)
+            found |= {
+                "lesions_truth": lesions.true,
+                "lesions_predicted": lesions.predicted,
+                "lesions_detected": lesions.detected,
+                "lesions_missed": lesions.missed,
+                "lesions_false": lesions.false,
+                "lesion_f1": lesions.f1,
+            }
+        return found
