@@ -31,7 +31,7 @@ RANKS = {
     ),
     1: ("config", "components", "metrics", "checkpoints", "devices"),
     2: ("data", "model"),
-    3: ("inference",),
+    3: ("inference", "planning"),
     4: ("training",),
     5: ("transfer", "plots", "analysis"),
     6: ("sessions",),

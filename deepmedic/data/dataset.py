@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from deepmedic.data.cases import Case, read_cases
 from deepmedic.data.padding import Padding3
 from deepmedic.data.pool import elements_for
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
-from deepmedic.data.volumes import CaseHeaders, check_cases, load_case
+from deepmedic.data.volumes import CaseHeaders, LoadedCase, check_cases, load_case
 from deepmedic.errors import DataError, ProblemList
 
 log = logging.getLogger(__name__)
@@ -43,6 +44,8 @@ class DataSet:
     needs: CaseNeeds
     notes: list[str] = field(default_factory=list)
     """What the user should know about the data before the run."""
+    observer: Callable[[int, LoadedCase], None] | None = None
+    """Shown each case as it is on disk, in the thread that reads it, before it is padded and normalised."""
     _noted: set[int | str] = field(default_factory=set)
     """Cases whose notes were logged, and "intensities" when that warning was."""
     _noting: threading.Lock = field(default_factory=threading.Lock)
@@ -57,6 +60,8 @@ class DataSet:
             DataError: its voxels cannot be used; names case, channel and file.
         """
         loaded = load_case(self.cases[index], self.headers[index], self.preprocessing, self.needs.classes)
+        if self.observer is not None:
+            self.observer(index, loaded)
         warning = unnormalised_warning(loaded, self.preprocessing.zscore)
         prepared = prepare_case(loaded, self.needs.margins, self.preprocessing, self.needs.segment)
         self._log_once(index, index, prepared.notes)

@@ -7,22 +7,16 @@ import logging
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
-from deepmedic.config.training import SamplingConfig
-from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text
-from deepmedic.data.reading import read_ahead
-from deepmedic.data.sampling_maps import SamplingRule, row_masses
-from deepmedic.data.source import nothing_to_draw
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError, ProblemList
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
 from deepmedic.locks import refuse_if_held
 from deepmedic.model import parameters
 from deepmedic.sessions import estimates
+from deepmedic.sessions.data_check import DataFindings, read_all
 from deepmedic.sessions.new_model import NewModelPlan
 from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
@@ -52,14 +46,18 @@ def training(plan: TrainingPlan) -> int:
         return exit_code_of(plan.beginning.state)
     config, problems, skipped = plan.config, ProblemList(), dict(plan.beginning.state.skipped)
     validation = plan.validation or plan.validation_volumes
-    skipped |= _read(plan.training, problems, config.sampling)
+    found = DataFindings.of_model(plan.beginning.model.config)
+    skipped |= read_all(plan.training, problems, config.sampling, found)
     if validation is not None:
-        skipped |= _read(validation, problems, config.validation_sampling if plan.validation else None)
+        skipped |= read_all(validation, problems, config.validation_sampling if plan.validation else None, found)
     problems.raise_if_any()
     findings["cases"] = {data.role: len(data) for data in (plan.training, validation) if data}
     findings["skippedCases"] = skipped
     findings["estimated"] = _needs_of_training(plan)
-    _report(findings | {"notes": plan.notes, "settings": to_plain(config)}, plan.arguments, plan.beginning.report)
+    settings = to_plain(config)
+    found.suggest(plan.beginning.model.config, settings, plan.device)
+    notes = [*plan.notes, *found.repeated]
+    _report(findings | {"notes": notes, "settings": settings}, plan.arguments, plan.beginning.report, found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
@@ -71,7 +69,8 @@ def testing(plan: TestPlan) -> int:
     """
     refuse_if_held(plan.paths.folder, plan.paths.session)
     kept, problems = find_existing(plan), ProblemList()
-    skipped = _read(plan.data, problems, None)
+    found = DataFindings.of_model(plan.model.config)
+    skipped = read_all(plan.data, problems, None, found)
     problems.raise_if_any()
     config, architecture = plan.config, plan.model.architecture
     segment = plan.model.config.segment_size_inference
@@ -89,10 +88,10 @@ def testing(plan: TestPlan) -> int:
             "memoryOfOneBatch": bytes_as_text(batch),
             "disk": bytes_as_text(estimates.result_bytes(plan.data, architecture.classes)),
         },
-        "notes": plan.notes,
+        "notes": [*plan.notes, *found.repeated],
         "settings": to_plain(config),
     }
-    _report(findings, plan.arguments)
+    _report(findings, plan.arguments, data=found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
@@ -146,33 +145,16 @@ def _hours(plan: TestPlan) -> str:
         return f"{estimates.seconds_of_inference(plan.model.network(), plan.data, plan.device) / 3600:.2g} hours"
 
 
-def _read(data: DataSet, problems: ProblemList, sampling: SamplingConfig | None) -> dict[str, str]:
-    """Read every voxel of every case; return the names of cases that would be left out, and why.
-
-    Args:
-        data: the cases.
-        problems: gets what is wrong with cases that may not be left out.
-        sampling: how segments would be drawn from them; None: they are segmented as a whole.
-    """
-    rule = SamplingRule.from_config(sampling, data.needs.classes) if sampling is not None else None
-    skipped = {}
-    for index, read in read_ahead(data.load, len(data)):
-        try:
-            case = read()
-            if rule is not None:
-                wanted = np.asarray(rule.proportions) > 0
-                if not (row_masses(rule, case, data.needs.segment).exists & wanted).any():
-                    raise nothing_to_draw(data, index)
-        except DataError as problem:
-            if data.preprocessing.allow_skipped_cases:
-                skipped[data.cases[index].name] = str(problem)
-            else:
-                problems.add(problem)
-    return skipped
-
-
-def _report(findings: dict[str, Any], arguments: Arguments, transfer: TransferReport | None = None) -> None:
+def _report(
+    findings: dict[str, Any],
+    arguments: Arguments,
+    transfer: TransferReport | None = None,
+    data: DataFindings | None = None,
+) -> None:
     lines = ["OK", *_lines(findings, "")]
+    if data is not None:
+        lines += data.lines()
+        findings = {**findings, **data.to_plain()}
     if transfer is not None:
         lines += ["transfer:", transfer.to_text()]
         findings = {**findings, "transfer": transfer.to_plain()}

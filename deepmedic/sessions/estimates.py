@@ -61,6 +61,12 @@ def volume_budgets(config: TrainConfig, device: torch.device, validation: DataSe
     return Budgets(together - share, share)
 
 
+def step_budget(device: torch.device) -> int:
+    """Bytes that one training step may take, where half of the memory is left to volumes."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_limit()
+    return int((1 - _SHARE_OF_MEMORY) * free)
+
+
 def check_memory(data: DataSet, cases: int, budget: int) -> None:
     """Refuse to start when a subepoch could draw from more volumes than the budget holds.
 

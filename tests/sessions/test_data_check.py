@@ -1,0 +1,77 @@
+"""The data's part of `-check`: what cases look like, repeated voxels, and suggestions that change nothing."""
+
+from __future__ import annotations
+
+import json
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def checked(study, run, tmp_path):
+    """Run `-check` for a training and return outcome and JSON."""
+
+    def check(**changes):
+        command = ["-newModel", study.folder / "model.cfg", "-train", study.train(validate=True, **changes)]
+        outcome = run(*command, "-check", "-output", tmp_path / "found.json")
+        return outcome, json.loads((tmp_path / "found.json").read_text()) if outcome.code == 0 else None
+
+    return check
+
+
+def test_each_case_is_described(study, checked):
+    outcome, found = checked()
+    assert outcome.code == 0
+    training = found["data"]["training"]
+    assert training["shapes"] == {"20 x 18 x 16": 2}
+    assert training["spacings"] == {"1 x 1 x 1.2 mm": 2}
+    labels = np.asarray(nib.load(study.image(1, "labels")).dataobj)
+    counts = np.bincount(labels.ravel(), minlength=3)
+    case = training["perCase"][1]
+    assert case["labelVoxels"] == counts.tolist()
+    assert case["labelMillilitres"] == pytest.approx((counts * 1.2 / 1000).tolist())
+    inside = np.asarray(nib.load(study.image(1, "roi")).dataobj) > 0
+    t2 = np.asarray(nib.load(study.image(1, "t2")).dataobj)[inside]
+    assert case["channels"][1]["mean"] == pytest.approx(t2.mean(dtype=np.float64), rel=1e-6)
+    assert case["channels"][1]["std"] == pytest.approx(t2.std(dtype=np.float64), rel=1e-6)
+    assert found["data"]["validation"]["cases"] == 1
+
+
+def test_the_console_shows_tables_and_suggestions(checked):
+    out = checked()[0].out
+    for text in (
+        "    shapes: 20 x 18 x 16 (2 cases)",
+        "    intensities (ROI)",
+        "    labels (whole image)",
+        "suggestions (they change nothing; set what convinces you):",
+        "  - batchsize_train = 10 (now 4): a step takes about ",
+        '  - norm_zscore_prms = {"apply_to_all_channels": true} (as it is): ',
+        "of the voxels in the ROI: background ",
+    ):
+        assert text in out
+
+
+def test_suggestions_change_nothing(checked):
+    found = checked()[1]
+    assert {suggestion["key"] for suggestion in found["suggestions"]} >= {"segmentsDimTrain", "batchsize_train"}
+    assert found["settings"]["batchsize_train"] == 4
+
+
+def test_the_same_voxels_in_training_and_validation_are_named(study, checked):
+    content = nib.load(study.image(0, "t1"))
+    study.write_image(2, "t1", np.asarray(content.dataobj).astype(np.float64), content.affine)
+    outcome, found = checked()
+    assert outcome.code == 0
+    [note] = [note for note in found["notes"] if "same voxels" in note and "channel 1" in note]
+    assert note.startswith("the same voxels serve training and validation, so that scores say nothing about new cases")
+    assert "case0_t1.nii.gz" in note
+    assert "case2_t1.nii.gz" in note
+
+
+def test_cases_that_are_left_out_are_not_described(study, checked):
+    study.write_image(1, "roi", np.zeros((20, 18, 16), np.uint8))
+    command_outcome, _ = checked(allowSkippedCases=True)
+    assert command_outcome.code == 9
+    assert "    shapes: 20 x 18 x 16 (1 case)" in command_outcome.out
