@@ -39,7 +39,7 @@ from deepmedic.data.sampling_maps import SamplingRule
 from deepmedic.data.segments import SegmentGeometry, gather
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
-from deepmedic.metrics import confusion_counts
+from deepmedic.metrics import confusion_counts, most_probable
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.training.losses import regularization, training_cost
@@ -125,7 +125,7 @@ def training(config: ModelConfig, device: torch.device, precision: str, steps: i
             optimiser.zero_grad()
             cost.backward()
             optimiser.step(0.001, 0.6)
-            confusion_counts(logits.detach().argmax(dim=1), batch.labels, architecture.classes)
+            confusion_counts(most_probable(logits.detach(), dim=1), batch.labels, architecture.classes)
 
     return measure(subepoch, 3 if device.type == "cpu" else 7, device)
 

@@ -21,6 +21,8 @@ WHOLE_FOREGROUND = "whole foreground"
 
 _VOXELS_TIMES_CLASSES = 1 << 26
 """How many comparisons are held in memory at once."""
+_CLASSES_IN_A_BYTE = 15
+"""Up to so many classes, a pair of them (and of a value that is none) has a number that fits into a byte."""
 
 
 def confusion_counts(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
@@ -39,10 +41,45 @@ def confusion_counts(predicted: torch.Tensor, labels: torch.Tensor, classes: int
     """
     if predicted.shape != labels.shape:
         raise ValueError(f"predicted {tuple(predicted.shape)} and labels {tuple(labels.shape)} differ in shape")
+    if labels.device.type == "cpu" and classes <= _CLASSES_IN_A_BYTE:
+        return _counts_of_pairs(_pairs_of_classes(predicted, labels, classes))
     voxels = max(1, _VOXELS_TIMES_CLASSES // classes)
     parts = zip(predicted.reshape(-1).split(voxels), labels.reshape(-1).split(voxels), strict=True)
     counts = [_counts_of_part(predicted_part, labels_part, classes) for predicted_part, labels_part in parts]
     return torch.stack(counts).sum(dim=0)
+
+
+def most_probable(scores: torch.Tensor, dim: int) -> torch.Tensor:
+    """The class of the highest score along `dim`, the first one of equals; int64.
+
+    The same as `argmax`, which takes about ten times as long on a CPU when `dim` is not the innermost one.
+    """
+    return scores.max(dim=dim).indices
+
+
+def _pairs_of_classes(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:
+    """How often each predicted class met each label, int64 [classes + 1, classes + 1]; the last of both: any other.
+
+    One pass over the voxels, in bytes: a tenth of the time of comparing with each class in turn.
+    """
+    kinds = classes + 1
+    codes = _clamped(predicted, classes) * kinds + _clamped(labels, classes)
+    return torch.bincount(codes, minlength=kinds * kinds).view(kinds, kinds)
+
+
+def _clamped(values: torch.Tensor, classes: int) -> torch.Tensor:
+    """Classes as uint8, one-dimensional; whatever is none of them becomes `classes`."""
+    values = values.reshape(-1)
+    if values.dtype == torch.uint8:
+        return values.clamp(max=classes)
+    return torch.where(values < 0, classes, values).clamp(max=classes).to(torch.uint8)
+
+
+def _counts_of_pairs(pairs: torch.Tensor) -> torch.Tensor:
+    """The counts of `confusion_counts` from `_pairs_of_classes`."""
+    predicted, real, true_positives = (of[:-1] for of in (pairs.sum(dim=1), pairs.sum(dim=0), pairs.diagonal()))
+    real_negatives = pairs.sum() - real
+    return torch.stack([real, real_negatives, true_positives, real_negatives - predicted + true_positives], dim=1)
 
 
 def _counts_of_part(predicted: torch.Tensor, labels: torch.Tensor, classes: int) -> torch.Tensor:

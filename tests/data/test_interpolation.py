@@ -85,7 +85,7 @@ def test_slabs_do_not_change_the_result(monkeypatch):
     images = torch.randn(2, 9, 5, 6, generator=torch.Generator().manual_seed(1))
     matrix = np.random.default_rng(2).normal(size=(3, 3))
     whole = resample_affine(images, matrix, 3, "constant", torch.zeros(2))
-    monkeypatch.setattr("deepmedic.data.interpolation._VOXELS_AT_ONCE", 70)
+    monkeypatch.setattr("deepmedic.data.interpolation._VOXELS_AT_ONCE", {"cpu": 70})
     assert torch.equal(resample_affine(images, matrix, 3, "constant", torch.zeros(2)), whole)
 
 
