@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import re
@@ -18,6 +19,10 @@ from deepmedic.errors import CommandLineError, ResourceError
 log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "tf32", "bf16"]
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_REUSED_BLOCK = 256 * 2**20
+_KEPT_AT_THE_END = 2**30
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -56,9 +61,26 @@ def is_deterministic(device: torch.device, execution: ExecutionConfig) -> bool:
     return device.type == "cpu" if execution.deterministic is None else execution.deterministic
 
 
+def reuse_freed_memory() -> None:
+    """Let this process keep the memory of freed tensors up to 256 MiB, and use it for the next ones.
+
+    Otherwise the C library gives large blocks back to the system at once and gets new ones page by page, each filled
+    with zeros: on a CPU that takes as long as the convolutions between. Does nothing where the C library is another.
+    """
+    try:
+        allocator = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        log.debug("The C library has no mallopt; freed memory goes back to the system at once.")
+        return
+    allocator(_MMAP_THRESHOLD, _REUSED_BLOCK)
+    allocator(_TRIM_THRESHOLD, _KEPT_AT_THE_END)
+
+
 @contextmanager
 def session_numerics(device: torch.device, execution: ExecutionConfig) -> Iterator[None]:
     """Set precision and determinism of torch inside the block, for forward and backward passes alike."""
+    if device.type == "cpu":
+        reuse_freed_memory()
     deterministic = is_deterministic(device, execution)
     if deterministic and device.type == "cuda":
         # cuBLAS is only reproducible with a fixed workspace, which it reads from the environment at its first use.

@@ -24,7 +24,7 @@ from deepmedic.inference.tiling import Tiling, boxes_touching, margin_before
 Range = tuple[int, int]
 
 _MOST_TILES_PER_AXIS = 24  # more of them are almost all halo
-_SHORTLIST = 32  # cheapest layouts of the ROI's bounding box, of which the tiles outside the ROI are counted
+_MOST_COUNTED = 500  # layouts whose tiles outside the ROI are counted, the most promising ones first
 _COARSE = 4  # voxels per block along each axis when they are counted
 
 
@@ -71,14 +71,13 @@ def auto_tiles(architecture: Architecture, volume: Size3, memory: int, roi: torc
         return Tiling(volume, nothing, nothing, nothing, margin_before(architecture, volume))
     contexts, multiples = padded_context(architecture), common_multiples(architecture)
     axes = [_Axis(*values) for values in zip(volume, needed, margins, contexts, multiples, strict=True)]
-    affordable = _affordable(architecture, [axis_layouts(axis) for axis in axes], memory)
-    if not affordable:
+    blocks = None if roi is None else _coarse(roi)
+    best = _cheapest(architecture, [axis_layouts(axis) for axis in axes], memory, blocks)
+    if best is None:
         raise ResourceError(
             f"The smallest tile for a volume of {volume[0]}x{volume[1]}x{volume[2]} voxels needs more than the "
             f"{memory / 2**20:.0f} MiB allowed for it; allow more memory or use a device with more."
         )
-    blocks = None if roi is None else _coarse(roi)
-    best = min(affordable, key=lambda found: found.cost_per_tile * int(_kept(found, blocks, _COARSE).sum()))
     return _tiling(architecture, best, roi)
 
 
@@ -175,19 +174,36 @@ class _Layout:
         return x, y, z
 
 
-def _affordable(architecture: Architecture, per_axis: list[list[_AxisLayout]], memory: int) -> list[_Layout]:
-    """The combinations that fit into memory, cheapest first if all their tiles were computed."""
+def _cheapest(
+    architecture: Architecture, per_axis: list[list[_AxisLayout]], memory: int, blocks: torch.Tensor | None
+) -> _Layout | None:
+    """The layout that fits into memory and takes the fewest multiplications for the tiles that touch the ROI.
+
+    Args:
+        architecture: of the network.
+        per_axis: the layouts to choose from along x, y, z.
+        memory: bytes for one tile.
+        blocks: the ROI as `_coarse` gives it; None: all tiles are computed.
+    """
     lengths = np.ix_(*([layout.length for layout in layouts] for layouts in per_axis))
     x, y, z = np.ix_(*([len(layout.starts) for layout in layouts] for layouts in per_axis))
+    u, v, w = np.ix_(*([max(high - low for low, high in layout.written) for layout in axis] for axis in per_axis))
     cost = forward_cost(architecture, lengths)
-    total = np.where(cost.fits(memory), cost.multiplications * (x * y * z).astype(np.float64), np.inf)
-    cheapest = np.argsort(total, axis=None, kind="stable")[: np.isfinite(total).sum()]
-    layouts = []
-    for where in cheapest[:_SHORTLIST]:
-        index = np.unravel_index(where, total.shape)
+    tiles = (x * y * z).astype(np.float64)
+    # No layout can do with fewer tiles than the ROI fills; all layouts of a whole volume keep all their tiles.
+    fewest = tiles if blocks is None else np.minimum(tiles, int(blocks.sum()) * _COARSE**3 / (u * v * w))
+    at_least = np.where(cost.fits(memory), cost.multiplications * fewest, np.inf)
+    best, best_total = None, np.inf
+    for where in np.argsort(at_least, axis=None, kind="stable")[:_MOST_COUNTED]:
+        index = np.unravel_index(where, at_least.shape)
+        if at_least[index] >= best_total:
+            break
         axes = tuple(choices[number] for choices, number in zip(per_axis, index, strict=True))
-        layouts.append(_Layout(axes, int(cost.multiplications[index])))
-    return layouts
+        layout = _Layout(axes, int(cost.multiplications[index]))
+        total = layout.cost_per_tile * int(_kept(layout, blocks, _COARSE).sum())
+        if total < best_total:
+            best, best_total = layout, total
+    return best
 
 
 def _kept(layout: _Layout, roi: torch.Tensor | None, block: int = 1) -> torch.Tensor:

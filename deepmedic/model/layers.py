@@ -325,7 +325,20 @@ def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
         images = _mirror_pad(images, (x, y, z))
     elif padding == "zero":
         images = functional.pad(images, (*z, *y, *x))
+    if images.device.type == "cpu" and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
+        return _convolve_by_onednn(images, weight)
     return functional.conv3d(images, weight)
+
+
+def _convolve_by_onednn(images: Tensor, weight: Tensor) -> Tensor:
+    """`functional.conv3d`, which takes a slower way for single images of few rows; inference has many of those."""
+    if torch.is_autocast_enabled("cpu"):
+        autocast_type = torch.get_autocast_dtype("cpu")
+        images, weight = images.to(autocast_type), weight.to(autocast_type)
+    if images.dtype not in (torch.float32, torch.bfloat16):
+        return functional.conv3d(images, weight)
+    result: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, None, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
+    return result
 
 
 def _mirror_pad(images: Tensor, sides: geometry.Sides3) -> Tensor:
