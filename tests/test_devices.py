@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -193,3 +195,21 @@ class TestNumerics:
 
 def test_description_names_the_device():
     assert devices.describe(CPU) == f"CPU with {torch.get_num_threads()} threads"
+
+
+def test_freed_memory_is_used_again() -> None:
+    """A large block that was freed comes back at the same place, with no page to be filled with zeros again."""
+    program = (
+        "import resource, torch\n"
+        "from deepmedic.devices import reuse_freed_memory\n"
+        "reuse_freed_memory()\n"
+        "def pages():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(10):\n"
+        "        torch.ones(2**24)\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "pages()\n"
+        "print(pages() * resource.getpagesize() < 2**24)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True", done.stderr

@@ -118,10 +118,30 @@ def test_counts_as_brute_force(data, part):
     whole = metrics._VOXELS_TIMES_CLASSES
     try:
         metrics._VOXELS_TIMES_CLASSES = part
-        counts = confusion_counts(torch.from_numpy(predicted), torch.from_numpy(labels.astype(np.int64)), 5)
+        counts = confusion_counts(torch.from_numpy(predicted), torch.from_numpy(labels.astype(np.int64)), 16)
     finally:
         metrics._VOXELS_TIMES_CLASSES = whole
-    assert counts.tolist() == brute_force(predicted, labels, 5)
+    assert counts.tolist() == brute_force(predicted, labels, 16)
+
+
+@pytest.mark.parametrize("types", [(torch.uint8, torch.int16), (torch.int64, torch.uint8)], ids=["bytes", "words"])
+@pytest.mark.parametrize("classes", [2, 15, 16, 40])
+def test_counts_of_pairs_equal_comparing_with_each_class(classes, types):
+    """Values that are no class at all, above or below, count as none of them in either way."""
+    predicted, labels = (
+        torch.randint(-2 if dtype.is_signed else 0, classes + 3, (7, 6, 5), generator=generator).to(dtype)
+        for dtype, generator in zip(types, (torch.Generator().manual_seed(seed) for seed in (1, 2)), strict=True)
+    )
+    expected = metrics._counts_of_part(predicted.flatten(), labels.flatten(), classes)
+    assert torch.equal(confusion_counts(predicted, labels, classes), expected)
+
+
+def test_the_most_probable_class_is_the_first_of_equals():
+    scores = torch.randint(0, 3, (2, 6, 4, 3, 2), generator=torch.Generator().manual_seed(0)).float()
+    first = torch.from_numpy(np.argmax(scores.numpy(), axis=1))
+    assert torch.equal(metrics.most_probable(scores, dim=1), first)
+    channels_last = scores.contiguous(memory_format=torch.channels_last_3d)
+    assert torch.equal(metrics.most_probable(channels_last, dim=1), first)
 
 
 def test_counts_of_different_shapes_are_refused():

@@ -299,3 +299,42 @@ def test_batch_statistics_on_a_cpu_equal_those_in_double_precision() -> None:
     variance, mean = torch.var_mean(values.double(), dim=(0, 2, 3, 4), correction=0)
     torch.testing.assert_close(layer.bn_mean.double(), mean, rtol=1e-6, atol=0)
     torch.testing.assert_close(layer.bn_var.double(), variance, rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("channels", [4, 15, 20])
+def test_gradients_of_batch_norm_equal_those_of_torch(channels: int) -> None:
+    """Few channels have a backward pass of their own on a CPU."""
+    layer, images, gradient = (
+        RollingBatchNorm(channels, 3, 1e-5),
+        noise(2, channels, 5, 4, 3),
+        noise(2, channels, 5, 4, 3),
+    )
+    with torch.no_grad():
+        layer.bn_gamma.copy_(noise(channels, seed=1))
+        layer.bn_beta.copy_(noise(channels, seed=2))
+    images = (3 * images + 2).requires_grad_()
+    layer(images).backward(gradient)
+    expected = [images.detach().double(), layer.bn_gamma.detach().double(), layer.bn_beta.detach().double()]
+    for tensor in expected:
+        tensor.requires_grad_()
+    values, gamma, beta = expected
+    nn.functional.batch_norm(values, None, None, gamma, beta, training=True, eps=1e-5).backward(gradient.double())
+    for own, reference in zip((images, layer.bn_gamma, layer.bn_beta), expected, strict=True):
+        assert own.grad is not None
+        assert reference.grad is not None
+        torch.testing.assert_close(own.grad.double(), reference.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [5, 9, 24])
+def test_convolution_without_gradients_equals_that_with_them(size: int) -> None:
+    """Single images of few voxels are convolved by other means when no gradient is needed."""
+    layer, images = Convolution(3, 7, (3, 3, 3), "mirror"), noise(1, 3, size, 4, 6)
+    with torch.no_grad():
+        layer.weight.copy_(noise(7, 3, 3, 3, 3, seed=1))
+        plain = layer(images)
+    with torch.enable_grad():
+        torch.testing.assert_close(plain, layer(images).detach(), rtol=1e-5, atol=1e-5)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(images).dtype == torch.bfloat16
+    with torch.no_grad():
+        torch.testing.assert_close(layer.double()(images.double()).float(), plain, rtol=1e-4, atol=1e-4)
