@@ -98,8 +98,9 @@ def _interpolate(
     if order == 0:
         return flat[:, of_axes[0][0] + of_axes[1][0] + of_axes[2][0]]
     total = torch.zeros(1, device=flat.device)
-    for x, y in product(range(order + 1), repeat=2):
-        row, row_weight = of_axes[0][x] + of_axes[1][y], weights[0][x] * weights[1][y]
+    for tap_x, tap_y in product(range(order + 1), repeat=2):
+        row = of_axes[0][tap_x] + of_axes[1][tap_y]
+        row_weight = weights[0][tap_x] * weights[1][tap_y]
         for voxel, weight in zip(of_axes[2], weights[2], strict=True):
             total = total + flat[:, row + voxel].mul_(row_weight * weight)
     return total
