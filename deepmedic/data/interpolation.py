@@ -101,8 +101,8 @@ def _interpolate(
     for tap_x, tap_y in product(range(order + 1), repeat=2):
         row = of_axes[0][tap_x] + of_axes[1][tap_y]
         row_weight = weights[0][tap_x] * weights[1][tap_y]
-        for voxel, weight in zip(of_axes[2], weights[2], strict=True):
-            total = total + flat[:, row + voxel].mul_(row_weight * weight)
+        for voxel, voxel_weight in zip(of_axes[2], weights[2], strict=True):
+            total = total + flat[:, row + voxel].mul_(row_weight * voxel_weight)
     return total
 
 
