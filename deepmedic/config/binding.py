@@ -66,6 +66,8 @@ def bind_known(
     converter = Converter(Path(file.path).absolute().parent, file.dialect, refusals, known)
     values: dict[tuple[str, ...], Any] = {}
     for key in declared_keys(cast(type, cls)):
+        if key.is_array_of_tables:
+            continue  # the tables of one are read one by one
         found = file.values.get(key.name)
         value = INVALID if found is None else converter.convert(found, key)
         if found is None and key.required and key.name not in may_be_missing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepmedic.config.inference import TestConfig
-from deepmedic.config.refinement_checks import check_refinements
+from deepmedic.config.phase_checks import check_phases, check_recipe
 from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import Refusals, listed, printable
 from deepmedic.config.training import TrainConfig
@@ -53,8 +53,9 @@ class SessionChecks:
         self._sampling(config.validation_sampling.kind, "typeOfSamplingForVal", "ExtractPerCategoryVal")
         self._proportions(config.sampling.proportions, "proportionOfSamplesToExtractPerCategoryTraining")
         self._proportions(config.validation_sampling.proportions, "proportionOfSamplesToExtractPerCategoryVal")
-        self._schedule(config)
-        self.notes += check_refinements(config, self._refusals, self._given)
+        if config.recipe.kind is None:
+            self.notes += check_phases(config, self._refusals, self._given)
+        check_recipe(config, self._refusals)
         self._reweighting(config)
         self._validation(config)
         self._feature_map_ranges(config.validation_output, "Val")
@@ -106,41 +107,6 @@ class SessionChecks:
     def _proportions(self, proportions: tuple[float, ...] | None, key: str) -> None:
         if proportions is not None and self._refusals.usable(key) and not sum(proportions) > 0:
             self._refusals.refuse(key, f"found {list(proportions)}; allowed: shares of which at least one is above 0")
-
-    def _schedule(self, config: TrainConfig) -> None:
-        schedule = config.schedule
-        if not self._refusals.usable("typeOfLearningRateSchedule", "numberOfEpochs", "numEpochsToWaitBeforeLoweringLr"):
-            return
-        name = f'the schedule "{schedule.kind}"'
-        waiting = schedule.waiting(config.epochs)
-        if schedule.kind in ("poly", "expon") and waiting >= config.epochs:
-            self._refusals.refuse(
-                "numEpochsToWaitBeforeLoweringLr",
-                f"found {waiting:g}; allowed: less than numberOfEpochs ({config.epochs}) for {name}",
-            )
-        if schedule.kind == "predef":
-            self._predefined(schedule.predefined_epochs or (), name)
-        validation = "performValidationOnSamplesThroughoutTraining"
-        if schedule.kind == "auto" and not config.validate_on_samples and self._refusals.usable(validation):
-            self._refusals.refuse(
-                validation,
-                f"found false; allowed: true for {name}, which lowers the learning rate by the validation accuracy",
-            )
-        target = schedule.exponential_target
-        if schedule.kind == "expon" and target is not None and not schedule.theano:
-            if target[0] < 0:
-                self._refusals.refuse(("paramsForExpSchedForLrAndMom", 0), f"found {target[0]:g}; allowed: at least 0")
-            if not 0 <= target[1] <= 1:
-                self._refusals.refuse(("paramsForExpSchedForLrAndMom", 1), f"found {target[1]:g}; allowed: from 0 to 1")
-
-    def _predefined(self, epochs: tuple[int, ...], name: str) -> None:
-        key = "predefinedSchedule"
-        if not self._refusals.usable(key):
-            return
-        if not epochs:
-            self._refusals.refuse(key, f"is missing; {name} needs the epochs at which to divide, such as [17, 22, 27]")
-        elif list(epochs) != sorted(set(epochs)):
-            self._refusals.refuse(key, f"found {list(epochs)}; allowed: epochs in rising order")
 
     def _reweighting(self, config: TrainConfig) -> None:
         key = "reweight_classes_in_cost"

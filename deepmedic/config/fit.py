@@ -11,6 +11,9 @@ from deepmedic.config.checks import SessionChecks
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.scoring import WHOLE_FOREGROUND, ScoringConfig
+from deepmedic.config.phase_checks import check_phases
+from deepmedic.config.phase_tables import refusals_by_phase
+from deepmedic.config.recipes import with_recipe
 from deepmedic.config.sections import DataConfig, OutputConfig, ZScoreConfig
 from deepmedic.config.source import Refusals, listed
 from deepmedic.config.training import SamplingConfig, TrainConfig
@@ -44,7 +47,7 @@ def fit_test_config(config: TestConfig, model: ModelConfig) -> TestConfig:
 
 def fit_train(config: TrainConfig, model: ModelConfig, refusals: Refusals) -> TrainConfig:
     """Do the work of `fit_train_config`, gathering what is refused."""
-    config = _batch_sizes(config, model)
+    config = _with_phases(_batch_sizes(config, model), model.architecture, refusals)
     if config.batch_size is None:
         refuse_missing_batch_size(refusals)
     else:
@@ -55,8 +58,9 @@ def fit_train(config: TrainConfig, model: ModelConfig, refusals: Refusals) -> Tr
     _check_normalised_channels(config.preprocessing.zscore, architecture, refusals)
     if config.validate_on_samples or config.validate_on_volumes:
         _check_channels(config.validation_data, "channelsValidation", architecture, refusals)
-    _check_freezing(config, architecture, refusals)
-    _refuse_all_frozen(config, architecture, refusals)
+    for phase, own in refusals_by_phase(config, refusals):
+        _check_freezing(phase, architecture, own)
+        _refuse_all_frozen(phase, architecture, own)
     _check_rotations(config, model, refusals)
     _check_feature_maps(config.validation_output, "Val", architecture, refusals)
     return config
@@ -107,6 +111,15 @@ def check_test_classes(config: TestConfig, classes: int, refusals: Refusals) -> 
             refusals.refuse(("regions", name), f"found class {max(merged)}; allowed: 1 to {classes - 1}")
         elif len(set(merged)) < len(merged):
             refusals.refuse(("regions", name), f"found {listed(merged)}; name each class once")
+
+
+def _with_phases(config: TrainConfig, architecture: Architecture, refusals: Refusals) -> TrainConfig:
+    """Return the config with the phases of its recipe, which are checked here, as the others were without a model."""
+    if config.recipe.kind is None or not refusals.usable("recipe", "recipeEpochs", "recipeLearningRates"):
+        return config
+    config = with_recipe(replace(config, phases=()), architecture)
+    check_phases(config, refusals, config.source.given)
+    return config
 
 
 def _batch_sizes(config: TrainConfig, model: ModelConfig) -> TrainConfig:

@@ -21,6 +21,7 @@ from deepmedic.config.kinds import config_kind, refuse_other_kind, vocabulary
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.model_keys import ModelKeys
 from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
+from deepmedic.config.phase_tables import bind_phases
 from deepmedic.config.reader import read_config
 from deepmedic.config.resolution import ArchitectureResolver
 from deepmedic.config.source import ConfigFile, ConfigSource, Refusals
@@ -103,7 +104,7 @@ def load_train_config(path: Path, classes: int | None = None, *, model: ModelCon
     older = bind_known(file, OlderTrainKeys, refusals, words)
     theano = theano_keys(file)
     settings = OlderTrainSettings(older, _given(file), bool(theano), refusals)
-    config = settings.apply(config)
+    config = bind_phases(file, settings.apply(config), refusals, frozenset(words.keys()))
     model_path, note = model_path_note(config.model_path)
     checks = SessionChecks(refusals, _given(file))
     checks.train(config)

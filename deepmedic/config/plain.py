@@ -31,6 +31,8 @@ def settings_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:
     for name in [*old, *(name for name in new if name not in old)]:
         before, after = old.get(name, _NOT_GIVEN), new.get(name, _NOT_GIVEN)
+        if before is _NOT_GIVEN and (after is None or after == []):
+            continue  # a setting that an earlier version did not have, and that is off
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from _changes(before, after, f"{prefix}{name}.")
         elif before != after:
@@ -60,6 +62,8 @@ def _plain(value: Any) -> Any:
         return dict(_settings(value, {}))
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple) and value and all(map(is_dataclass, value)):
+        return {str(number): _plain(item) for number, item in enumerate(value, 1)}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from deepmedic.config.source import Refusals, listed
 from deepmedic.config.training import TrainConfig
 
@@ -11,23 +13,23 @@ _ON_VOLUMES = "performFullInferenceOnValidationImagesEveryFewEpochs"
 
 def check_refinements(config: TrainConfig, refusals: Refusals, given: frozenset[str]) -> list[str]:
     """Refuse values that contradict each other, and return notes on keys without effect."""
-    _check_score(config, refusals)
+    users = {
+        "typeOfLearningRateSchedule": config.schedule.kind == "plateau",
+        "earlyStoppingPatience": config.early_stopping.patience is not None,
+    }
+    needs_score(users, config, refusals)
     warm_up = config.refinements.warm_up_epochs
     if refusals.usable("warmUpEpochs", "numberOfEpochs") and warm_up > config.epochs:
         refusals.refuse("warmUpEpochs", f"found {warm_up:g}; allowed: at most numberOfEpochs ({config.epochs})")
     return [*_check_plateau(config, refusals, given), *_unused_early_stopping(config, refusals, given)]
 
 
-def _check_score(config: TrainConfig, refusals: Refusals) -> None:
-    """Refuse what depends on a validation score where nothing is validated."""
+def needs_score(users: Mapping[str, bool], config: TrainConfig, refusals: Refusals) -> None:
+    """Refuse keys that depend on a validation score (those with True) where nothing is validated."""
     if config.validate_on_samples or config.validate_on_volumes or not refusals.usable(_ON_SAMPLES, _ON_VOLUMES):
         return
-    users = {
-        "typeOfLearningRateSchedule": config.schedule.kind == "plateau",
-        "earlyStoppingPatience": config.early_stopping.patience is not None,
-    }
-    for key, needs_score in users.items():
-        if needs_score and refusals.usable(key):
+    for key, is_user in users.items():
+        if is_user and refusals.usable(key):
             refusals.refuse(
                 key,
                 f"depends on the validation score, but nothing is validated; set {_ON_SAMPLES} or {_ON_VOLUMES} = true",

@@ -29,8 +29,17 @@ class Key:
     def required(self) -> bool:
         return self.option.required
 
+    @property
+    def is_array_of_tables(self) -> bool:
+        """Whether it stands in the file as [[key]], once for each table."""
+        items = item_types(self.annotation)
+        return items is not None and is_dataclass(items[0])
+
     def sub_keys(self) -> tuple[Key, ...]:
-        """Return the keys inside this one's table; none for a key that is no table."""
+        """Return the keys inside this one's table, of an array of tables its own ones; none for other keys."""
+        if self.is_array_of_tables:
+            item, _ = item_types(self.annotation) or (None, None)
+            return tuple(key for key in declared_keys(item) if len(key.attributes) == 1)
         table = table_type(self.annotation)
         return () if table is None else declared_keys(table)
 

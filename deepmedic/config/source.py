@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,22 +54,26 @@ class Refusals:
     def __init__(self, path: Path | None, lines: Mapping[str, int], problems: ProblemList) -> None:
         self._path = path
         self._lines = lines
-        self._problems = problems
+        self.problems = problems
         self._refused: set[str] = set()
+        self._said: set[str] = set()
 
     def refuse(self, key: str | KeyPath, message: str) -> None:
         """Add the problem `message` of a key; later checks that involve the key can be left out by `usable`."""
         path: KeyPath = (key,) if isinstance(key, str) else key
         self._refused.add(str(path[0]))
-        self._problems.add(ConfigError(f"{self.where(path)}: {key_label(path)}: {message}"))
+        text = f"{self.where(path)}: {key_label(path)}: {message}"
+        if text not in self._said:  # a key that several phases inherit
+            self._said.add(text)
+            self.problems.add(ConfigError(text))
 
     def refuse_file(self, message: str) -> None:
         """Add a problem of the file as a whole."""
-        self._problems.add(ConfigError(f"{self._name}: {message}"))
+        self.problems.add(ConfigError(f"{self._name}: {message}"))
 
     def add(self, problem: DeepMedicError) -> None:
         """Add a problem of another kind, such as a config that does not fit a model."""
-        self._problems.add(problem)
+        self.problems.add(problem)
 
     def usable(self, *keys: str) -> bool:
         """Return whether none of the keys was refused so far, so that their values mean something."""
@@ -91,20 +96,22 @@ class Refusals:
 
 def line_of(path: KeyPath, lines: Mapping[str, int]) -> int | None:
     """Return the line of the innermost part of a key path whose line is known."""
-    names = [part for part in path if isinstance(part, str)]
-    for length in range(len(names), 0, -1):
-        line = lines.get(".".join(names[:length]))
-        if line is not None:
-            return line
-    return None
+    name, line = "", None
+    for part in path:
+        if isinstance(part, str):
+            name = f"{name}.{part}" if name else part
+        elif part and f"{name}#{part + 1}" in lines:
+            name = f"{name}#{part + 1}"  # a further [[table]] of that name
+        line = lines.get(name, line)
+    return line
 
 
 def key_label(path: KeyPath) -> str:
-    """Return the key path as a message shows it: `kernelDimPerLayerNormal, entry 2`."""
+    """Return the key path as a message shows it: `kernelDimPerLayerNormal, entry 2`, or `phase 2.learningRate`."""
     label = ""
-    for part in path:
+    for part, after in zip_longest(path, path[1:]):
         if isinstance(part, int):
-            label += f", entry {part + 1}"
+            label += f" {part + 1}" if isinstance(after, str) else f", entry {part + 1}"
         else:
             name = part if _PLAIN_KEY.fullmatch(part) else shown(part)
             label += f".{name}" if label else name

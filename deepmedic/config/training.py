@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from deepmedic.config.augmentation import (
@@ -20,6 +20,7 @@ from deepmedic.config.optimisation import (
     ScheduleConfig,
 )
 from deepmedic.config.options import option, section
+from deepmedic.config.phases import PhaseConfig, RecipeConfig
 from deepmedic.config.refinements import EarlyStoppingConfig, RefinementConfig
 from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
@@ -34,6 +35,8 @@ __all__ = [
     "LossConfig",
     "LossWeights",
     "OptimizerConfig",
+    "PhaseConfig",
+    "RecipeConfig",
     "RefinementConfig",
     "SamplingConfig",
     "ScheduleConfig",
@@ -166,6 +169,16 @@ class TrainConfig:
     loss: LossConfig = section(LossConfig)
     freezing: FreezeConfig = section(FreezeConfig)
     augmentation: AugmentationConfig = section(AugmentationConfig)
+    recipe: RecipeConfig = section(RecipeConfig)
+    phases: tuple[PhaseConfig, ...] = option(
+        "phase",
+        (),
+        origin="new",
+        default_text="one phase, as the other keys say",
+        doc="[[phase]] tables at the end of the file, one for each phase of the training, in their order. A table has "
+        "the keys below, and any key of the schedule, the optimiser, frozen layers, early stopping and refinements "
+        "(but scaleLearningRateWithBatch and weightAveraging); those it leaves out are as in the file itself.",
+    )
 
     validate_on_samples: bool = option(
         "performValidationOnSamplesThroughoutTraining",
@@ -217,3 +230,24 @@ class TrainConfig:
         "warning.",
     )
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)
+
+    @property
+    def total_epochs(self) -> int:
+        """Epochs of all phases together, if none ends early."""
+        return sum(phase.epochs for phase in self.phases) if self.phases else self.epochs
+
+    def in_phase(self, index: int) -> TrainConfig:
+        """Return the config that a phase (from 0) is trained with; the config itself where there are no phases."""
+        if not self.phases:
+            return self
+        phase = self.phases[index]
+        return replace(
+            self,
+            epochs=phase.epochs,
+            schedule=phase.schedule,
+            optimizer=phase.optimizer,
+            refinements=phase.refinements,
+            early_stopping=phase.early_stopping,
+            freezing=phase.freezing,
+            phases=(),
+        )

@@ -83,7 +83,7 @@ class Converter:
         for name in value:
             if name not in keys:
                 valid = False
-                self._refuse((*path, name), self._unknown_sub_key(name, keys, path))
+                self._refuse((*path, name), self.unknown_sub_key(name, keys, path))
         arguments = {}
         for name, key in keys.items():
             found = value.get(name)
@@ -109,7 +109,8 @@ class Converter:
             results[name] = self._convert(item, named_items(annotation), option, (*path, name))
         return INVALID if any(isinstance(result, _Invalid) for result in results.values()) else results
 
-    def _unknown_sub_key(self, name: str, keys: dict[str, Key], path: KeyPath) -> str:
+    def unknown_sub_key(self, name: str, keys: dict[str, Key], path: KeyPath) -> str:
+        """Return what is wrong with a key that the table at `path` does not have."""
         if name in self._known_elsewhere:
             table = str(path[0])
             return (

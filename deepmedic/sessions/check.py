@@ -21,6 +21,7 @@ from deepmedic.sessions.new_model import NewModelPlan
 from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.training_session import exit_code_of
+from deepmedic.training import phases
 from deepmedic.transfer.report import TransferReport
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,10 @@ def training(plan: TrainingPlan) -> int:
     if plan.beginning.kind == "finished":
         _report(findings | {"settings": to_plain(plan.config)}, plan.arguments)
         return exit_code_of(plan.beginning.state)
+    if plan.config.phases:
+        findings["phases"] = {
+            phase.name: phases.describe(plan.config, index) for index, phase in enumerate(plan.config.phases)
+        }
     config, problems, skipped = plan.config, ProblemList(), dict(plan.beginning.state.skipped)
     validation = plan.validation or plan.validation_volumes
     found = DataFindings.of_model(plan.beginning.model.config)
@@ -125,7 +130,7 @@ def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     config, model = plan.config, plan.beginning.model
     segment, done = model.config.segment_size_train, plan.beginning.state.position.epoch
     batches = max(config.segments_per_subepoch // config.batch_size, 1)
-    steps = (config.epochs - done) * config.subepochs * batches
+    steps = (config.total_epochs - done) * config.subepochs * batches
     with devices.session_numerics(plan.device, config.execution):
         one = estimates.seconds_per_step(model.network(), segment, config.batch_size, plan.device)
     volumes = sum(estimates.volume_bytes(data) for data in (plan.training, plan.validation) if data)

@@ -90,6 +90,7 @@ def check_memory(data: DataSet, cases: int, budget: int) -> None:
 def training_disk(config: TrainConfig, model: SavedModel, volumes: DataSet | None) -> int:
     """Bytes that a training session may write: its checkpoints and the results of validation."""
     copies = _COPIES_OF_PARAMETERS + (_COPIES_OF_AVERAGING if config.refinements.weight_averaging is not None else 0)
+    copies += any(phase.required_improvement is not None for phase in config.phases)  # the start of the phase
     one = copies * parameter_bytes(model)
     checkpoints = one * (config.keep_last_checkpoints + 4)
     output = config.validation_output

@@ -13,7 +13,9 @@ from typing import Any, Literal
 
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
-from deepmedic.config.plain import settings_changed
+from deepmedic.config.plain import settings_changed, to_plain
+from deepmedic.config.recipes import with_recipe
+from deepmedic.config.training import TrainConfig
 from deepmedic.errors import CommandLineError, ModelError
 from deepmedic.files import sha256_of
 from deepmedic.model.saved import SavedModel
@@ -22,7 +24,7 @@ from deepmedic.sessions.origins import is_inside, is_known_origin, is_same_model
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.start import Start, StartPoint, read_start, refuse_other_architecture
 from deepmedic.sessions.weights import read_model
-from deepmedic.training import schedules
+from deepmedic.training import phases, schedules
 from deepmedic.training.state import TrainingState
 from deepmedic.transfer.report import TransferReport
 
@@ -35,8 +37,8 @@ _DECIDE_BATCHES = (
     *("numberTrainingSegmentsLoadedOnGpuPerSubep", "batchsize_train", "augm_img_prms_tr", "augm_sample_prms_tr"),
 )
 """Settings with which a subepoch has other batches."""
-_EXTRA = ("optimiser", "history", "tally", "averaging", "live")
-"""What the trainer keeps in a checkpoint beside its state; the last two only where weights are averaged or restored."""
+_EXTRA = ("optimiser", "history", "tally", "averaging", "live", "phaseStart")
+"""What the trainer keeps in a checkpoint beside its state; the last three only where something needs them."""
 
 
 @dataclass
@@ -71,9 +73,17 @@ class Request:
     arguments: Arguments
     point: StartPoint | None
     paths: SessionPaths
-    settings: dict[str, Any]
-    """The training config, what its listing files hold, and what computes, as plain values."""
-    epochs: int
+    config: TrainConfig
+    further: dict[str, Any]
+    """What its listing files hold, and what computes, as plain values."""
+
+    def config_for(self, model: SavedModel) -> TrainConfig:
+        """The config with all phases for a model, whose depth they may depend on."""
+        return with_recipe(self.config, model.architecture)
+
+    def settings(self, model: SavedModel) -> dict[str, Any]:
+        """The config for a model and what belongs to it, as plain values."""
+        return to_plain(self.config_for(model)) | self.further
 
 
 @dataclass(frozen=True)
@@ -192,16 +202,21 @@ def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
     model = _with_named_config(checkpoint.model, request.point, path)
     # The name goes on, since files of two names in one folder count as those of two models.
     model = replace(model, config=replace(model.config, name=checkpoint.model.name))
-    changes = settings_changed(state.settings, request.settings)
+    settings = request.settings(model)
+    try:
+        phases.refuse_other_past(state.phase, state.settings, settings)
+    except ModelError as problem:
+        raise ModelError(f"{path}: {problem}") from problem
+    changes = settings_changed(state.settings, settings)
     changes += settings_changed(checkpoint.model.config.to_dict(), model.config.to_dict())
     assert model.training is not None
     extra = _extra_of(model.training)
     if state.position.batch and any(_decides_batches(change) for change in changes):
         # The batches of the interrupted subepoch are others now: it is repeated from its first one.
         _repeat_subepoch(state, extra)
-    _watch_anew(state, request.settings, changes)
-    state.settings = request.settings
-    state.finished = state.position.epoch >= request.epochs or state.stopping["stopped"]
+    _watch_anew(state, settings)
+    state.settings = settings
+    state.finished = phases.is_finished(request.config_for(model), state)
     kind: Kind = "finished" if state.finished else "resumed"
     return Beginning(kind, model, state, extra, path, changes=changes, notes=checkpoint.notes)
 
@@ -210,13 +225,14 @@ def _extra_of(training: dict[str, Any]) -> dict[str, Any]:
     return {name: training[name] for name in _EXTRA if name in training}
 
 
-def _watch_anew(state: TrainingState, settings: dict[str, Any], changes: list[str]) -> None:
-    """Forget what other settings made of the validation: an early end, or the best result by another measure."""
-    if any(change.startswith("earlyStopping") for change in changes):
+def _watch_anew(state: TrainingState, settings: dict[str, Any]) -> None:
+    """Forget what other settings of the phase made of the validation: an early end, or the best by another measure."""
+    before, now = (phases.settings_of(state.phase, given) for given in (state.settings, settings))
+    if any(before.get(key) != value for key, value in now.items() if key.startswith("earlyStopping")):
         state.stopping["stopped"] = False
     key = "typeOfLearningRateSchedule"
-    if "plateau" in (state.settings.get(key), settings[key]) and state.settings.get(key) != settings[key]:
-        state.schedule = schedules.state_at(state.position.epoch)
+    if "plateau" in (before.get(key), now[key]) and before.get(key) != now[key]:
+        state.schedule = schedules.state_at(state.position.epoch - state.phase["first_epoch"])
 
 
 def _decides_batches(change: str) -> bool:
@@ -236,7 +252,7 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
         session=request.paths.session,
         seed=request.arguments.seed,
         origin=start.origin,
-        settings=request.settings,
+        settings=request.settings(model),
         save_index=after,
     )
     if reset or not model.trained:
@@ -248,11 +264,17 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
             "Add -resetOptimizer to keep its weights and start optimisation anew."
         )
     earlier = TrainingState.from_plain(model.training)
-    _watch_anew(earlier, request.settings, [])
-    state.position, state.schedule = earlier.position, earlier.schedule
+    if earlier.phase["index"] and earlier.phase["index"] >= len(state.settings["phase"]):
+        raise ModelError(
+            f"{start.path}: this model is in phase {earlier.phase['index'] + 1} of its training, and the config has "
+            f"{len(state.settings['phase']) or 'no'} phases. Add -resetOptimizer to keep its weights and start "
+            "optimisation anew, from the first phase."
+        )
+    _watch_anew(earlier, state.settings)
+    state.position, state.phase, state.schedule = earlier.position, earlier.phase, earlier.schedule
     extra = _extra_of(model.training)
     _repeat_subepoch(state, extra)
-    state.finished = state.position.epoch >= request.epochs
+    state.finished = phases.is_finished(request.config_for(model), state)
     return Beginning("finished" if state.finished else "started", model, state, extra, start.path)
 
 

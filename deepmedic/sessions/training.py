@@ -61,12 +61,13 @@ def _finished_before(plan: TrainingPlan) -> int:
     state = plan.beginning.state
     early = state.stopping["stopped"]
     log.info(
-        "The session %s is finished: its model was trained for %d epochs, and numberOfEpochs is %d%s. Nothing was "
+        "The session %s is finished: its model was trained for %d epochs, and %s %d%s. Nothing was "
         "done. To train on, raise %s; to train anew, choose another sessionName or add "
         "-overwrite; to use the model: deepmedic -test TEST.cfg -model %s",
         plan.paths.session,
         state.position.epoch,
-        plan.config.epochs,
+        f"its {len(plan.config.phases)} phases have at most" if plan.config.phases else "numberOfEpochs is",
+        plan.config.total_epochs,
         ", but early stopping ended it" if early else "",
         "earlyStoppingPatience" if early else "numberOfEpochs",
         plan.beginning.path,

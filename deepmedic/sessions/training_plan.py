@@ -12,8 +12,9 @@ from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.load import fit_train_config
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.optimisation import FreezeConfig
 from deepmedic.config.options import Size3
-from deepmedic.config.plain import to_plain
+from deepmedic.config.recipes import with_recipe
 from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import duplicates_between
@@ -67,7 +68,7 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     request, beginning = None, None
     with problems.gather():
         point = find_start_point(arguments, config.model_path, model_config)
-        point = replace(point, freezing=config.freezing) if point else None
+        point = replace(point, freezing=_first_freezing(config, point)) if point else None
         request = _request(arguments, config, paths, point, device)
         beginning = begin(request)
     if beginning is None or request is None:
@@ -92,10 +93,17 @@ def _request(
     numerics: dict[str, Any] = {"device": device.type, "torch": str(torch.__version__)}
     if device.type == "cpu":
         numerics["threads"] = torch.get_num_threads()
-    settings = to_plain(config) | {"trainingCases": _contents(config.data), "computedWith": numerics}
+    further = {"trainingCases": _contents(config.data), "computedWith": numerics}
     if config.validate_on_samples or config.validate_on_volumes:
-        settings["validationCases"] = _contents(config.validation_data)
-    return Request(arguments, point, paths, settings, config.epochs)
+        further["validationCases"] = _contents(config.validation_data)
+    return Request(arguments, point, paths, config, further)
+
+
+def _first_freezing(config: TrainConfig, point: StartPoint) -> FreezeConfig:
+    """Which layers the first phase freezes, as far as that shows without the model."""
+    if point.config is not None:
+        config = with_recipe(config, point.config.architecture)
+    return config.in_phase(0).freezing
 
 
 def _contents(data: DataConfig) -> dict[str, Any]:
@@ -154,10 +162,10 @@ def _check_optimiser(config: TrainConfig, beginning: Beginning) -> None:
     """Refuse a saved optimiser state that the config's optimiser cannot go on from."""
     if not beginning.extra or beginning.kind == "finished":
         return
-    network = beginning.model.network()
-    parameters.freeze(network, config.freezing)
+    network, phase = beginning.model.network(), config.in_phase(beginning.state.phase["index"])
+    parameters.freeze(network, phase.freezing)
     try:
-        make_optimiser(config.optimizer, parameters.optimizer_order(network)).load_state_dict(
+        make_optimiser(phase.optimizer, parameters.optimizer_order(network)).load_state_dict(
             beginning.extra["optimiser"]
         )
     except ModelError as problem:

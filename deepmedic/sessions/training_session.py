@@ -15,7 +15,6 @@ from deepmedic.data.source import SegmentSource, SourceSettings
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import EventLog
-from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates, new_model
@@ -24,12 +23,10 @@ from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
 from deepmedic.training import network_weights
-from deepmedic.training.averaging import WeightAverage
 from deepmedic.training.history import History
 from deepmedic.training.interruption import Interruption
-from deepmedic.training.optimisers import Optimiser, make_optimiser
+from deepmedic.training.learning import Learning, begin_phase
 from deepmedic.training.recorder import Recorder, RecorderOutputs
-from deepmedic.training.refinements import UpdateRefinements
 from deepmedic.training.state import TrainingState
 from deepmedic.training.tensorboard_writer import open_tensorboard
 from deepmedic.training.trainer import Trainer, TrainerParts
@@ -56,29 +53,27 @@ class TrainingSession:
         self._read_data()
         self.model = self._model()
         self.network = self._network().to(plan.device)
-        frozen = parameters.freeze(self.network, plan.config.freezing)
-        if frozen:
-            log.info("Frozen layers, whose parameters do not change: %s", ", ".join(frozen))
         self.volumes = self._volume_validation()
         self.write = self._checkpoint_writer()
         self.history = History.from_plain(self.beginning.extra["history"]) if self.beginning.extra else History()
 
     def run(self) -> int:
-        recorder = self._recorder()
+        recorder, learning = self._recorder(), self._learning()
         parts = TrainerParts(
             config=self.config,
             device=self.plan.device,
             network=self.network,
-            optimiser=self._optimiser(),
+            optimiser=learning.optimiser,
             training=self.training,
             validation=self.validation,
             validate_volumes=self.volumes,
             recorder=recorder,
             save=self._save,
             interruption=self.interruption,
-            average=self._average(),
+            average=learning.average,
             start=self.model.start_parameters,
             read_weights=self.write.weights_of,
+            phase_start=self.beginning.extra.get("phaseStart"),
         )
         started, extra = self.beginning.kind == "started", self.beginning.extra
         if started and not extra:
@@ -188,21 +183,12 @@ class TrainingSession:
             network_weights.put_into(network, self.beginning.extra["live"])
         return network
 
-    def _average(self) -> WeightAverage | None:
-        decay = self.config.refinements.weight_averaging
-        if decay is None:
-            return None
-        average = WeightAverage(self.network, decay)
-        if "averaging" in self.beginning.extra:
-            average.load_state_dict(self.beginning.extra["averaging"])
-        return average
-
-    def _optimiser(self) -> Optimiser:
-        refinements = UpdateRefinements.of(self.config.refinements, self.network)
-        optimiser = make_optimiser(self.config.optimizer, parameters.optimizer_order(self.network), refinements)
+    def _learning(self) -> Learning:
+        """What trains the network in the phase that the session is in, with the state of the checkpoint."""
+        learning = begin_phase(self.network, self.config.in_phase(self.beginning.state.phase["index"]))
         if self.beginning.extra:
-            optimiser.load_state_dict(self.beginning.extra["optimiser"])
-        return optimiser
+            learning.load_state(self.beginning.extra)
+        return learning
 
     def _volume_validation(self) -> VolumeValidation | None:
         plan, data = self.plan, self.plan.validation_volumes

@@ -87,6 +87,8 @@ class History:
     samples: dict[tuple[Role, int, int], SampleRecord] = field(default_factory=dict)
     epochs: dict[int, EpochRecord] = field(default_factory=dict)
     volumes: dict[int, VolumeRecord] = field(default_factory=dict)
+    phases: dict[int, str] = field(default_factory=dict)
+    """Name of the phase that an epoch belongs to; empty for a training without phases."""
 
     def subepochs(self, role: Role, epoch: int) -> list[SampleRecord]:
         """Records of one epoch in the order of its subepochs."""
@@ -116,7 +118,8 @@ class History:
 
     def to_plain(self) -> dict[str, Any]:
         """Return everything as lists, strings and numbers, for a checkpoint."""
-        return {
+        phases = {"phases": [[epoch, name] for epoch, name in self.phases.items()]} if self.phases else {}
+        return phases | {
             "samples": [
                 [*key, record.cost, [list(counts) for counts in record.counts]] for key, record in self.samples.items()
             ],
@@ -138,6 +141,7 @@ class History:
             history.epochs[epoch] = EpochRecord(learning_rate, momentum)
         for epoch, dice, foreground_dice in plain["volumes"]:
             history.volumes[epoch] = VolumeRecord(dice, foreground_dice)
+        history.phases.update(dict(plain.get("phases", ())))
         return history
 
     def csv(self) -> str:
@@ -145,13 +149,15 @@ class History:
 
         Rows without a subepoch hold means over the epoch. Role "volumes" is validation on whole volumes. Class "all"
         holds what concerns all classes, "foreground" all classes but the background together. An empty cell does not
-        apply, "nan" is undefined (a class without voxels).
+        apply, "nan" is undefined (a class without voxels). A training in phases has a column with their names.
         """
         file = io.StringIO()
-        writer = csv.DictWriter(file, _COLUMNS, restval="", lineterminator="\n")
+        columns = (*_COLUMNS, "phase") if self.phases else _COLUMNS
+        writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
         for epoch in sorted({key[1] for key in self.samples} | set(self.epochs) | set(self.volumes)):
-            writer.writerows(self._rows_of_epoch(epoch))
+            phase = {"phase": self.phases.get(epoch, "")} if self.phases else {}
+            writer.writerows(row | phase for row in self._rows_of_epoch(epoch))
         return file.getvalue()
 
     def _rows_of_epoch(self, epoch: int) -> list[dict[str, str]]:

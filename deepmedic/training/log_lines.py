@@ -37,7 +37,7 @@ def settings(config: TrainConfig, classes: int) -> list[str]:
     lines = [
         f"Session's name = {config.session_name}",
         f"Number of Classes (including background) = {classes}",
-        f"Number of Epochs = {config.epochs}",
+        f"Number of Epochs = {config.total_epochs}",
         f"Number of Subepochs per epoch = {config.subepochs}",
         f"Perform Full-Inference on Val. cases every few epochs = {config.validate_on_volumes}",
         f"Perform Full-Inference on Val. cases every that many epochs = {config.epochs_between_volume_validation}",
@@ -45,9 +45,14 @@ def settings(config: TrainConfig, classes: int) -> list[str]:
     return lines + _cost_terms(config.loss) + _refinements(config)
 
 
-def _cost_terms(loss: LossConfig) -> list[str]:
+def cost_terms(loss: LossConfig) -> dict[str, float]:
+    """Return the terms of the training cost by name, each with its weight."""
     terms = {"cross entropy": loss.weights.cross_entropy, "iou loss": loss.weights.iou, "dsc loss": loss.weights.dice}
-    return [f"COST: Using {term} with weight: {weight}" for term, weight in terms.items() if weight is not None]
+    return {term: weight for term, weight in terms.items() if weight is not None}
+
+
+def _cost_terms(loss: LossConfig) -> list[str]:
+    return [f"COST: Using {term} with weight: {weight}" for term, weight in cost_terms(loss).items()]
 
 
 def _refinements(config: TrainConfig) -> list[str]:

@@ -52,6 +52,14 @@ class Optimiser(ABC):
         for factor, group in self.refinements.groups(self.names).items():
             self._step_of(group, learning_rate * factor, momentum)
 
+    def rates(self, learning_rate: float) -> dict[str, float]:
+        """Return the learning rate of each group of layers that share one, in the order of the network."""
+        groups = {}
+        for factor, group in self.refinements.groups(self.names).items():
+            layers = dict.fromkeys(self.names[index].rpartition("/")[0] for index in group)
+            groups[", ".join(layers)] = learning_rate * factor
+        return groups
+
     def _step_of(self, group: list[int], learning_rate: float, momentum: float) -> None:
         """Change the parameters with these indices, which share a learning rate."""
         active = [index for index in group if self.parameters[index].grad is not None]
@@ -97,6 +105,15 @@ class Optimiser(ABC):
             for name, tensor in zip(self.names, tensors, strict=True):
                 tensor.copy_(state["slots"][slot][name])
         self.steps = int(state["steps"])
+
+    def adopt(self, other: Optimiser) -> None:
+        """Go on with what another optimiser of the same kind accumulated for the parameters that both have."""
+        for slot, tensors in self.slots.items():
+            earlier = dict(zip(other.names, other.slots[slot], strict=True))
+            for name, tensor in zip(self.names, tensors, strict=True):
+                if name in earlier:
+                    tensor.copy_(earlier[name])
+        self.steps = other.steps
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         remedy = "continue with the settings of the saved session, or start optimisation anew with -resetOptimizer"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.files import write_text_atomically
 from deepmedic.logs import EventLog
 from deepmedic.metrics import mean_defined
-from deepmedic.training import log_lines
+from deepmedic.training import log_lines, phases
+from deepmedic.training.early_stopping import StoppingState
 from deepmedic.training.history import (
     RATIO_NAMES,
     EpochRecord,
@@ -25,6 +26,7 @@ from deepmedic.training.history import (
     SampleRecord,
     VolumeRecord,
 )
+from deepmedic.training.state import TrainingState
 from deepmedic.training.tensorboard_writer import TensorBoardWriter
 
 log = logging.getLogger(__name__)
@@ -75,10 +77,37 @@ class Recorder:
             log.info(line)
         self._event("optimisation_started", uninitialized=uninitialized, reset=reset)
 
-    def epoch_started(self, epoch: int) -> None:
-        """Log the start of `epoch`, counted from 0."""
+    def phase_started(self, config: TrainConfig, state: TrainingState) -> None:
+        """Log what a phase does, at its start and whenever the session goes on in it."""
+        index, first_epoch = state.phase["index"], state.phase["first_epoch"]
+        title, text = phases.title(config, index), phases.describe(config, index)
+        log.info("== %s, from epoch #%d: %s ==", title, first_epoch, text)
+        self._event("phase_started", phase=config.phases[index].name, first_epoch=first_epoch, settings=text)
+
+    def phase_finished(self, config: TrainConfig, state: TrainingState) -> None:
+        """Log the validation score before and after a phase that is over."""
+        index, start, end = state.phase["index"], state.phase["start_score"], phases.end_score(config, state)
+        change = "" if start is None or end is None else f", a change of {end - start:+.4f}"
+        before, after = log_lines.number(start), log_lines.number(end)
+        title = phases.title(config, index)
+        undone = phases.failed(config, state)
+        log.info(
+            "== %s is over after epoch #%d. Validation score at its start: %s, at its end: %s%s%s. ==",
+            title,
+            state.position.epoch - 1,
+            before,
+            after,
+            change,
+            f", less than the {config.phases[index].required_improvement:g} required" if undone else "",
+        )
+        self._event("phase_finished", phase=config.phases[index].name, start=start, end=end, undone=undone)
+
+    def epoch_started(self, epoch: int, phase: str = "") -> None:
+        """Log the start of `epoch`, counted from 0, and note the name of the phase it belongs to, if there are any."""
         self._epoch_clock = time.monotonic()
-        log.info("~~ Starting new Epoch! Epoch #%d/%d ~~", epoch, self._config.epochs)
+        if phase:
+            self.history.phases[epoch] = phase
+        log.info("~~ Starting new Epoch! Epoch #%d/%d ~~", epoch, self._config.total_epochs)
         self._event("epoch_started", epoch=epoch)
 
     def subepoch_started(self, subepoch: int) -> None:
@@ -100,8 +129,13 @@ class Recorder:
         if self._outputs.tensorboard is not None:
             self._outputs.tensorboard.write_subepoch(role, epoch, subepoch, record)
 
-    def epoch_finished(self, epoch: int, learning_rate: float, momentum: float) -> None:
-        """Keep and report one epoch with the rate and momentum its steps were made with."""
+    def epoch_finished(
+        self, epoch: int, learning_rate: float, momentum: float, rates: Mapping[str, float] | None = None
+    ) -> None:
+        """Keep and report one epoch with the rate and momentum its steps were made with.
+
+        `rates` has the rate of each group of layers, by the names of these.
+        """
         self.history.epochs[epoch] = EpochRecord(learning_rate, momentum)
         log.debug("~~~~~~ Epoch #%d finished. Reporting Accuracy over whole epoch. ~~~~~~~", epoch)
         for role in ("validation", "training"):
@@ -109,13 +143,17 @@ class Recorder:
             if records:
                 _debug(log_lines.epoch_report(role, epoch, records))
         log.debug("Trainer: Learning rate of this epoch: %g, momentum: %g", learning_rate, momentum)
+        groups = dict(rates or {})
+        for layers, rate in groups.items() if len(groups) > 1 else ():
+            log.debug("Trainer: Learning rate of %s: %g", layers, rate)
         log.debug("Trainer: Number of epochs the model has been trained: %d", epoch + 1)
         seconds = time.monotonic() - self._epoch_clock
         log.debug("TIMING: Whole Epoch #%d lasted: %.1f secs.", epoch, seconds)
-        summary = EpochSummary.of(self.history, epoch, self._config.epochs, self._class_names, seconds)
+        summary = EpochSummary.of(self.history, epoch, self._config.total_epochs, self._class_names, seconds)
         for line in summary.lines():
             log.info(line)
-        self._event("epoch", **asdict(summary))
+        further = {"learning_rates": groups} if len(groups) > 1 else {}
+        self._event("epoch", **asdict(summary), **further)
         self.write_metrics()
 
     def volumes_finished(self, epoch: int, record: VolumeRecord, seconds: float) -> None:
@@ -132,23 +170,24 @@ class Recorder:
             self._outputs.tensorboard.write_volumes(epoch, record)
         self.write_metrics()
 
-    def stopped_early(self, epoch: int, best_epoch: int, score: float | None) -> None:
-        """Log that the training ends after `epoch`, since the score has not risen enough after `best_epoch`."""
+    def stopped_early(self, epoch: int, stopping: StoppingState, minimum_change: float) -> None:
+        """Log that the training or its phase ends after `epoch`, since the score has not risen enough."""
         log.info(
-            "The training ends early, after epoch #%d: the validation score has not risen by more than %g since epoch "
+            "The %s ends early, after epoch #%d: the validation score has not risen by more than %g since epoch "
             "#%d, where it was %s.",
+            "phase" if self._config.phases else "training",
             epoch,
-            self._config.early_stopping.minimum_change,
-            best_epoch,
-            log_lines.number(score),
+            minimum_change,
+            stopping["epoch"],
+            log_lines.number(stopping["score"]),
         )
-        self._event("stopped_early", epoch=epoch, best_epoch=best_epoch, score=score)
+        self._event("stopped_early", epoch=epoch, best_epoch=stopping["epoch"], score=stopping["score"])
 
     def session_finished(self) -> None:
         """Log the time the session took (since it was last resumed)."""
         seconds = time.monotonic() - self._session_clock
         log.debug("TIMING: Training process lasted: %.1f secs.", seconds)
-        self._event("session_finished", epochs=self._config.epochs)
+        self._event("session_finished", epochs=self._config.total_epochs)
 
     def write_metrics(self) -> None:
         """Write the CSV file anew from the history; done by itself at the start, after epochs and after volumes.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from deepmedic.training import early_stopping
 from deepmedic.training.early_stopping import StoppingState
@@ -35,6 +35,24 @@ class Position:
         self.epoch, self.subepoch, self.stage, self.batch = self.epoch + 1, 0, "samples", 0
 
 
+class PhaseState(TypedDict):
+    """What is remembered of the phase that a training is in; a training without phases is one phase."""
+
+    index: int
+    """From 0."""
+    first_epoch: int
+    """Epoch in which it began."""
+    start_score: float | None
+    """Validation score of the weights it began with; None: not measured."""
+    last_score: float | None
+    """The last one in this phase so far."""
+
+
+def phase_at(index: int, first_epoch: int, start_score: float | None) -> PhaseState:
+    """Return the state of a phase that begins."""
+    return {"index": index, "first_epoch": first_epoch, "start_score": start_score, "last_score": None}
+
+
 @dataclass
 class TrainingState:
     """What a checkpoint keeps of a session beside the model and the optimiser; plain types only."""
@@ -45,8 +63,11 @@ class TrainingState:
     settings: dict[str, Any]
     """The training config as plain values, to say what changed when the session goes on."""
     position: Position = field(default_factory=Position)
+    phase: PhaseState = field(default_factory=lambda: phase_at(0, 0, None))
     schedule: ScheduleState = field(default_factory=initial_state)
+    """Its epochs are counted from the start of the phase."""
     stopping: StoppingState = field(default_factory=early_stopping.initial_state)
+    """Of the phase."""
     best: dict[str, Any] | None = None
     """Mean foreground Dice, epoch and save index of the best checkpoint."""
     save_index: int = 0

@@ -22,16 +22,23 @@ from deepmedic.devices import numerical_precision
 from deepmedic.metrics import confusion_counts, most_probable
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
-from deepmedic.training import early_stopping, network_weights
+from deepmedic.training import early_stopping, network_weights, phases
 from deepmedic.training.averaging import WeightAverage
 from deepmedic.training.divergence import DivergenceGuard, Step
 from deepmedic.training.history import Role, VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
+from deepmedic.training.learning import begin_phase
 from deepmedic.training.losses import class_weights, pull_to_start, regularization, training_cost
 from deepmedic.training.optimisers import Optimiser
 from deepmedic.training.recorder import Recorder
-from deepmedic.training.schedules import after_epoch, batch_factor, rate_and_momentum, warm_up_factor
-from deepmedic.training.state import TrainingState
+from deepmedic.training.schedules import (
+    after_epoch,
+    batch_factor,
+    initial_state,
+    rate_and_momentum,
+    warm_up_factor,
+)
+from deepmedic.training.state import TrainingState, phase_at
 from deepmedic.training.tally import SubepochTally
 
 log = logging.getLogger(__name__)
@@ -78,6 +85,8 @@ class TrainerParts:
     """Parameters that the training started from, which it may be pulled to."""
     read_weights: Callable[[int], dict[str, Any] | None] = lambda save_index: None
     """Reads those of an earlier checkpoint of the session; None if it is gone."""
+    phase_start: dict[str, Any] | None = None
+    """The weights that the phase began with, where it may be undone."""
 
 
 class Trainer:
@@ -89,9 +98,12 @@ class Trainer:
 
     def __init__(self, parts: TrainerParts, state: TrainingState, tally: dict[str, Any] | None = None) -> None:
         self.parts = parts
-        self.config = parts.config
+        self.session = parts.config
+        self.config = self.session.in_phase(state.phase["index"])
         self.network = parts.network
+        self.optimiser, self.average = parts.optimiser, parts.average
         self.state = state
+        self._phase_start = parts.phase_start
         self._weights = parameters.regularized(parts.network)
         self._pulled, self._start = self._pull()
         self._tally = SubepochTally.from_plain(tally, parts.device) if tally is not None else self._new_tally()
@@ -109,7 +121,10 @@ class Trainer:
             try:
                 if save_first:
                     self._save()
-                while self.state.position.epoch < self.config.epochs and not self.state.stopping["stopped"]:
+                self._announce_phase()
+                while not phases.is_finished(self.session, self.state):
+                    if phases.is_over(self.session, self.state):
+                        self._next_phase()
                     self._epoch()
             except Interrupted:
                 self._save()
@@ -118,17 +133,46 @@ class Trainer:
 
     def _epoch(self) -> None:
         position = self.state.position
-        self.parts.recorder.epoch_started(position.epoch)
+        self.parts.recorder.epoch_started(position.epoch, self._phase_name())
         if position.stage != "volumes":
             while position.subepoch < self.config.subepochs:
                 self._subepoch()
-            self.parts.recorder.epoch_finished(position.epoch, *self._rate_and_momentum(position.epoch + 1))
+            rate, momentum = self._rate_and_momentum(position.epoch + 1)
+            self.parts.recorder.epoch_finished(position.epoch, rate, momentum, self.optimiser.rates(rate))
             position.stage = "volumes"
         self._validate_volumes()
         self._watch_validation()
         position.next_epoch()
-        self.state.finished = position.epoch >= self.config.epochs or self.state.stopping["stopped"]
+        self.state.finished = phases.is_finished(self.session, self.state)
+        if self.session.phases and phases.is_over(self.session, self.state):
+            self.parts.recorder.phase_finished(self.session, self.state)
         self._save()
+
+    def _next_phase(self) -> None:
+        """Begin the next phase, from the weights that the one before ends with.
+
+        All of it follows from the checkpoint that was saved at the end of that phase: killed here, it is repeated.
+        """
+        state, before = self.state, self.optimiser
+        ending, score = self._ending_weights(), phases.end_score(self.session, state)
+        if ending is not None:
+            network_weights.put_into(self.network, ending)
+        index = state.phase["index"] + 1
+        state.phase = phase_at(index, state.position.epoch, score)
+        state.schedule, state.stopping = initial_state(), early_stopping.initial_state()
+        self._announce_phase()
+        self.config = self.session.in_phase(index)
+        learning = begin_phase(self.network, self.config)
+        self.optimiser, self.average = learning.optimiser, learning.average
+        if not self.session.phases[index].reset_optimizer:
+            self.optimiser.adopt(before)
+        self._pulled, self._start = self._pull()
+        may_be_undone = self.session.phases[index].required_improvement is not None
+        self._phase_start = network_weights.copy_of(self.network) if may_be_undone else None
+
+    def _announce_phase(self) -> None:
+        if self.session.phases:
+            self.parts.recorder.phase_started(self.session, self.state)
 
     def _subepoch(self) -> None:
         position = self.state.position
@@ -161,7 +205,9 @@ class Trainer:
         if not position.batch:
             self._tally = self._new_tally()
         self.network.train()
-        title = f"epoch {position.epoch}/{self.config.epochs} subepoch {position.subepoch}/{self.config.subepochs}"
+        title = (
+            f"epoch {position.epoch}/{self.session.total_epochs} subepoch {position.subepoch}/{self.config.subepochs}"
+        )
         with tqdm(total=len(batches), initial=position.batch, desc=title, leave=False, disable=None) as progress:
             while position.batch < len(batches):
                 subepochs_done = position.subepoch + (position.batch + 1) / len(batches)
@@ -184,16 +230,17 @@ class Trainer:
         with numerical_precision(self.config.execution.precision, self.parts.device):
             logits = self.network(*batch.inputs)
         cost = self._cost(logits, batch.labels)
-        self.parts.optimiser.zero_grad()
+        self.optimiser.zero_grad()
         cost.backward()
-        self.parts.optimiser.step(rate, momentum)
-        if self.parts.average is not None:
-            self.parts.average.update()
+        self.optimiser.step(rate, momentum)
+        if self.average is not None:
+            self.average.update()
         return cost.detach(), self._counts(logits.detach(), batch.labels)
 
     def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         config, classes = self.config, self.network.architecture.classes
-        weights = class_weights(config.loss.reweighting, labels, self.state.position.epoch, config.epochs, classes)
+        epoch, epochs = self.state.position.epoch, self.session.total_epochs
+        weights = class_weights(config.loss.reweighting, labels, epoch, epochs, classes)
         cost = training_cost(logits, labels, config.loss, weights)
         cost = cost + regularization(self._weights, config.optimizer.l1, config.optimizer.l2)
         if self._pulled:
@@ -234,16 +281,19 @@ class Trainer:
         score, result = self._score(), self.parts.recorder.history.mean_accuracy("validation", epoch)
         if config.schedule.kind == "plateau":
             result = score
-        state.schedule = after_epoch(config.schedule, config.epochs, epoch, result, state.schedule)
+        in_phase = epoch - state.phase["first_epoch"]
+        state.schedule = after_epoch(config.schedule, config.epochs, in_phase, result, state.schedule)
         # Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
         kind = "samples" if self.parts.validate_volumes is None else "volumes"
         best = state.best if state.best and state.best["kind"] == kind else None
         if score is not None and (best is None or score > best["dice"]):
             # The checkpoint that is saved next is this epoch's.
             state.best = {"dice": score, "kind": kind, "epoch": epoch, "save_index": state.save_index + 1}
+        if score is not None:
+            state.phase["last_score"] = score
         state.stopping = early_stopping.after_epoch(config.early_stopping, epoch, score, state.stopping)
         if state.stopping["stopped"]:
-            self.parts.recorder.stopped_early(epoch, state.stopping["epoch"], state.stopping["score"])
+            self.parts.recorder.stopped_early(epoch, state.stopping, config.early_stopping.minimum_change)
 
     def _score(self) -> float | None:
         """Mean foreground Dice of this epoch: on whole volumes where these are validated; None: not measured."""
@@ -257,14 +307,15 @@ class Trainer:
     def _rate_and_momentum(self, epochs_done: float) -> tuple[float, float]:
         """Learning rate and momentum of the step that ends at this number of epochs."""
         config, state, refinements = self.config, self.state, self.config.refinements
-        schedule, epochs = config.schedule, config.epochs
-        rate, momentum = rate_and_momentum(schedule, config.optimizer, epochs, state.position.epoch, state.schedule)
+        schedule, epochs, before = config.schedule, config.epochs, state.phase["first_epoch"]
+        epoch = state.position.epoch - before
+        rate, momentum = rate_and_momentum(schedule, config.optimizer, epochs, epoch, state.schedule)
         rate *= batch_factor(refinements.reference_batch_size, config.batch_size)
-        return rate * warm_up_factor(refinements.warm_up_epochs, epochs_done), momentum
+        return rate * warm_up_factor(refinements.warm_up_epochs, epochs_done - before), momentum
 
     def _averaged(self) -> AbstractContextManager[None]:
         """The network with the averaged weights, where weights are averaged."""
-        return self.parts.average.applied() if self.parts.average is not None else nullcontext()
+        return self.average.applied() if self.average is not None else nullcontext()
 
     def _new_tally(self) -> SubepochTally:
         return SubepochTally(self.network.architecture.classes, self.parts.device)
@@ -277,7 +328,7 @@ class Trainer:
         self._guard.check_parameters()
         self.state.save_index += 1
         extra = {
-            "optimiser": self.parts.optimiser.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
             "history": self.parts.recorder.history.to_plain(),
             "tally": self._tally.to_plain() if self.state.position.batch else None,
         }
@@ -289,22 +340,35 @@ class Trainer:
 
         Where weights are neither averaged nor restored, the two are the same, and `extra` stays as it is.
         """
-        average, best = self.parts.average, self._best_weights()
-        if average is not None:
-            extra["averaging"] = average.state_dict()
-        if average is not None or best is not None:
+        ending = self._ending_weights() if self.state.finished else None
+        if self._phase_start is not None:
+            extra["phaseStart"] = self._phase_start
+        if self.average is not None:
+            extra["averaging"] = self.average.state_dict()
+        if self.average is not None or ending is not None:
             extra["live"] = network_weights.copy_of(self.network)
-        return self._averaged() if best is None else network_weights.lent(self.network, best)
+        return self._averaged() if ending is None else network_weights.lent(self.network, ending)
 
-    def _best_weights(self) -> dict[str, Any] | None:
-        """The weights of the best epoch if they are to end the session; None where the network's are the ones."""
-        stopping, best = self.config.early_stopping, self.state.best
-        restores = self.state.finished and stopping.patience is not None and stopping.restore_best
-        if not restores or best is None or best["save_index"] == self.state.save_index:
+    def _ending_weights(self) -> dict[str, Any] | None:
+        """The weights that a phase which is over ends with; None where the network's own are the ones."""
+        state = self.state
+        if phases.failed(self.session, state):
+            log.info("The phase is undone: the weights that it began with are restored.")
+            return self._phase_start
+        best = state.best
+        if not phases.restores_best(self.config.early_stopping) or best is None:
+            return None
+        is_current = best["save_index"] == state.save_index
+        if is_current and (state.finished or self.average is None):
             return None
         weights = self.parts.read_weights(best["save_index"])
         if weights is None:
             log.warning("The checkpoint of the best epoch #%d is gone: the last weights are kept.", best["epoch"])
-        else:
+        elif state.finished:
             log.info("The final model holds the weights of epoch #%d, the best one.", best["epoch"])
+        else:
+            log.info("The next phase begins with the weights of epoch #%d, the best one.", best["epoch"])
         return weights
+
+    def _phase_name(self) -> str:
+        return self.session.phases[self.state.phase["index"]].name if self.session.phases else ""

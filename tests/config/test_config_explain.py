@@ -61,7 +61,7 @@ def test_an_unknown_word_names_the_nearest_keys():
     assert explain("numberOfEpochz") == (
         "No config key has 'numberOfEpochz' in its name or meaning. The nearest keys are numberOfEpochs, "
         "numberOfSubepochs, "
-        "numberOfInputChannels."
+        "phase.numberOfEpochs."
     )
     assert explain("") == "No config key has '' in its name or meaning."
 

@@ -62,5 +62,7 @@ def test_changes_are_told_by_key(write):
         "norm_zscore_prms.apply_to_all_channels: false -> true",
         "norm_zscore_prms.cutoff_percents: none -> [5.0, 95.0]",
     ]
-    assert settings_changed({"a": 1}, {"a": 1, "b": None}) == ["b: not set -> none"]
+    assert settings_changed({"a": 1}, {"a": 1, "b": 2, "unknown to an earlier version, and off": None}) == [
+        "b: not set -> 2"
+    ]
     assert settings_changed({"a": [1], "b": "x"}, {"a": [1]}) == ['b: "x" -> not set']

@@ -1,0 +1,119 @@
+"""Where a training in phases stands: which phase it is in, when one is over, and when the training is.
+
+A training without phases is one of a single phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from deepmedic.config.training import EarlyStoppingConfig, TrainConfig
+from deepmedic.errors import ModelError
+from deepmedic.training.log_lines import cost_terms
+from deepmedic.training.state import PhaseState, TrainingState
+
+_OPTIMISERS = {0: "SGD", 1: "Adam", 2: "RMSProp"}
+
+
+def is_over(config: TrainConfig, state: TrainingState) -> bool:
+    """Return whether the phase that a training is in is over, before the epoch that comes next.
+
+    `config` is that of the session as a whole.
+    """
+    epochs = config.in_phase(state.phase["index"]).epochs
+    return state.stopping["stopped"] or state.position.epoch - state.phase["first_epoch"] >= epochs
+
+
+def is_finished(config: TrainConfig, state: TrainingState) -> bool:
+    """Return whether the training as a whole is over; arguments as for `is_over`."""
+    is_last = state.phase["index"] + 1 >= len(config.phases)
+    return is_over(config, state) and (is_last or failed(config, state))
+
+
+def end_score(config: TrainConfig, state: TrainingState) -> float | None:
+    """Return the validation score of the weights that a phase ends with, should it end now and not be undone."""
+    stopping = config.in_phase(state.phase["index"]).early_stopping
+    if restores_best(stopping) and state.best is not None:
+        return float(state.best["dice"])
+    return state.phase["last_score"]
+
+
+def failed(config: TrainConfig, state: TrainingState) -> bool:
+    """Return whether a phase that is over has not improved as it must, so that it is undone."""
+    required = config.phases[state.phase["index"]].required_improvement if config.phases else None
+    start, end = state.phase["start_score"], end_score(config, state)
+    if required is None or start is None:
+        return False
+    return end is None or not end > start + required
+
+
+def restores_best(stopping: EarlyStoppingConfig) -> bool:
+    """Return whether a phase ends with the weights of the best epoch so far."""
+    return stopping.patience is not None and stopping.restore_best
+
+
+def refuse_other_past(phase: PhaseState, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a config that lacks the phase a session is in, or has changed one that is over.
+
+    Args:
+        phase: where the session is.
+        before: settings of the checkpoint.
+        now: those of the config, as plain values.
+
+    Raises:
+        ModelError: names the phase and what differs.
+    """
+    old, new = before.get("phase") or {}, now.get("phase") or {}
+    position = phase["index"] + 1
+    if position > 1 and str(position) not in new:
+        raise ModelError(
+            f"this training is in its phase {position} ({_name(old, position)}), but the config has "
+            f"{len(new) or 'no'} phases. Give it the phases it was begun with, or start anew with another sessionName."
+        )
+    for number in range(1, position):
+        was, would_be = old.get(str(number), {}), new[str(number)]
+        changed = [
+            f"{key}: {was[key]} -> {would_be[key]}" for key in would_be if key in was and was[key] != would_be[key]
+        ]
+        if changed:
+            raise ModelError(
+                f"phase {number} ({_name(old, number)}) of this training is over and cannot be changed any more: "
+                f"{'; '.join(changed)}. Put it back; what is to hold for later phases can stand in their tables."
+            )
+
+
+def settings_of(phase: PhaseState, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the plain settings that hold in a phase."""
+    tables = settings.get("phase") or {}
+    return {**settings, **tables.get(str(phase["index"] + 1), {})}
+
+
+def title(config: TrainConfig, index: int) -> str:
+    """Return what messages call a phase."""
+    return f"Phase {index + 1} of {len(config.phases)} ({config.phases[index].name})"
+
+
+def describe(config: TrainConfig, index: int) -> str:
+    """Return in one line what a phase does: epochs, cost, optimiser, learning rate and how it may end."""
+    phase = config.phases[index]
+    state = "with a new state" if phase.reset_optimizer else "with its state kept"
+    parts = [
+        f"at most {phase.epochs} epochs",
+        f"cost {' + '.join(cost_terms(config.loss))}",
+        f"{_OPTIMISERS[phase.optimizer.kind]} {state}",
+        f'learning rate {phase.optimizer.learning_rate:g}, schedule "{phase.schedule.kind}"',
+    ]
+    if phase.refinements.rate_decay_per_layer is not None:
+        parts.append(f"times {phase.refinements.rate_decay_per_layer:g} per layer below the classification layer")
+    stopping = phase.early_stopping
+    if stopping.patience is not None:
+        best = ", then the best weights" if stopping.restore_best else ""
+        parts.append(f"early stop after {stopping.patience} epochs without a rise by {stopping.minimum_change:g}{best}")
+    if phase.required_improvement is not None:
+        parts.append(f"undone unless the validation score rises by more than {phase.required_improvement:g}")
+    return ", ".join(parts)
+
+
+def _name(phases: Mapping[str, Any], number: int) -> str:
+    return str(phases.get(str(number), {}).get("name", ""))
