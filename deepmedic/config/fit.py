@@ -10,10 +10,10 @@ from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.checks import SessionChecks
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
-from deepmedic.config.scoring import WHOLE_FOREGROUND, ScoringConfig
 from deepmedic.config.phase_checks import check_phases
 from deepmedic.config.phase_tables import refusals_by_phase
 from deepmedic.config.recipes import with_recipe
+from deepmedic.config.scoring import WHOLE_FOREGROUND, ScoringConfig
 from deepmedic.config.sections import DataConfig, OutputConfig, ZScoreConfig
 from deepmedic.config.source import Refusals, listed
 from deepmedic.config.training import SamplingConfig, TrainConfig
