@@ -44,7 +44,11 @@ OPTIONS = (
     CommandOption("-train", "train", "A training session. Repeated, it goes on where it stopped.", "TRAIN.cfg"),
     CommandOption("-test", "test", "An inference session: segment the listed scans.", "TEST.cfg"),
     CommandOption(
-        "-model", "model", "A saved model (.save), a session's folder (its newest model), or an architecture .cfg.", "X"
+        "-model",
+        "models",
+        "A saved model (.save), a session's folder (its newest model), or an architecture .cfg; with -test several "
+        "models, whose probabilities are averaged.",
+        "X...",
     ),
     CommandOption("-load", "load", "The weights to start from, when -model names an architecture .cfg.", "X"),
     CommandOption("-pretrained", "pretrained", "With -newModel: take parameters over from another model.", "X"),
@@ -95,6 +99,8 @@ class Arguments:
     train: Path | None = None
     test: Path | None = None
     model: Path | None = None
+    """The first of `models`."""
+    models: tuple[Path, ...] = ()
     load: Path | None = None
     pretrained: Path | None = None
     pretrained_config: Path | None = None
@@ -148,6 +154,7 @@ def parse(words: Sequence[str]) -> Arguments:
         position += len(values)
         setattr(arguments, option.attribute, _convert(option, values) if option.metavar else True)
     arguments.given = tuple(given)
+    arguments.model = next(iter(arguments.models), None)
     if not arguments.help:
         _refuse_contradictions(arguments)
     return arguments
@@ -257,6 +264,11 @@ def _refuse_contradictions(arguments: Arguments) -> None:
     _refuse_misplaced(arguments, given)
     if arguments.adapt and not (arguments.classes or arguments.channels):
         raise CommandLineError("-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both.")
+    if len(arguments.models) > 1 and not arguments.test:
+        raise CommandLineError(
+            f"-model {' '.join(map(str, arguments.models))}: several models only have a meaning with -test, which "
+            "averages them; name one."
+        )
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")

@@ -78,8 +78,30 @@ class SessionChecks:
         output = config.output
         saves_maps = output.save_probability_maps is None or any(output.save_probability_maps)
         scored = config.data.labels is not None or config.data.table is not None
-        if not (output.save_segmentation or saves_maps or output.save_feature_maps or scored):
+        self._prediction(config)
+        uncertain = bool(config.prediction.uncertainty)
+        if not (output.save_segmentation or saves_maps or output.save_feature_maps or uncertain or scored):
             self.notes.append("nothing is saved and there are no labels to score: this session has no results")
+
+    def _prediction(self, config: TestConfig) -> None:
+        chosen = config.prediction
+        unused = {
+            "tileOverlap": chosen.blending == "none",
+            "tileBlendingSigma": chosen.blending == "none",
+            "componentSizeUnit": not any(chosen.minimum_sizes),
+            "componentConnectivity": not chosen.postprocesses,
+        }
+        partners = {"tile": 'tileBlending = "gaussian"', "comp": "minimumComponentSize or keepLargestComponent"}
+        self.notes += [
+            f"{key} not used without {partners[key[:4]]}" for key in unused if unused[key] and key in self._given
+        ]
+        if config.ensemble is not None and config.model_path is not None:
+            self._refusals.refuse("ensembleOfModels", "stands together with cnnModelFilePath; keep one of them")
+        if config.ensemble is not None and config.output.save_feature_maps:
+            self._refusals.refuse(
+                "saveIndividualFms",
+                "found true; allowed: false with ensembleOfModels; save those of one model at a time",
+            )
 
     def _cases(self, data: DataConfig, suffix: str, table: str, labels_needed: bool) -> None:
         channels, labels = f"channels{suffix}", f"gtLabels{suffix}"

@@ -111,6 +111,14 @@ def check_test_classes(config: TestConfig, classes: int, refusals: Refusals) -> 
             refusals.refuse(("regions", name), f"found class {max(merged)}; allowed: 1 to {classes - 1}")
         elif len(set(merged)) < len(merged):
             refusals.refuse(("regions", name), f"found {listed(merged)}; name each class once")
+    chosen = config.prediction
+    per_class = {"keepLargestComponent": chosen.keep_largest, "minimumComponentSize": chosen.minimum_sizes}
+    for key, entries in per_class.items():
+        if entries and len(entries) != classes:
+            refusals.refuse(
+                key,
+                f"found {len(entries)} entries; allowed: one per class, {classes}, the first for all but background",
+            )
 
 
 def _with_phases(config: TrainConfig, architecture: Architecture, refusals: Refusals) -> TrainConfig:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from deepmedic.config.options import option, section
+from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
@@ -31,6 +32,16 @@ class TestConfig:
         doc="The trained model: a .save file, a session's folder with its checkpoints, or the prefix of a TensorFlow "
         "checkpoint ending in .model.ckpt. A model named on the command line takes precedence.",
     )
+    ensemble: tuple[Path, ...] | None = option(
+        "ensembleOfModels",
+        None,
+        nonempty=True,
+        origin="new",
+        default_text="one model",
+        doc="Several trained models whose probabilities are averaged, instead of cnnModelFilePath: .save files, "
+        "folders of sessions, or patterns of their names such as output/cnnModels/mySession_fold*. Models named on the "
+        "command line take precedence.",
+    )
     data: DataConfig = section(DataConfig, {"weight_maps": None, "subjects": None})
     output: OutputConfig = section(OutputConfig)
     scoring: ScoringConfig = section(ScoringConfig)
@@ -50,6 +61,7 @@ class TestConfig:
         doc='How a volume is cut: "segments" takes tiles of segmentsDimInference exactly as the original does; "auto" '
         "chooses tiles for speed, which may change voxels next to tile borders slightly.",
     )
+    prediction: PredictionConfig = section(PredictionConfig)
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)
     execution: ExecutionConfig = section(ExecutionConfig)
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -59,14 +59,25 @@ class DataSet:
         Raises:
             DataError: its voxels cannot be used; names case, channel and file.
         """
+        return self.load_each(index, [self.needs])[0]
+
+    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
+        """Read one case once, and prepare it for each of several networks; those with equal needs share it.
+
+        Raises:
+            DataError: as `load`.
+        """
         loaded = load_case(self.cases[index], self.headers[index], self.preprocessing, self.needs.classes)
         if self.observer is not None:
             self.observer(index, loaded)
         warning = unnormalised_warning(loaded, self.preprocessing.zscore)
-        prepared = prepare_case(loaded, self.needs.margins, self.preprocessing, self.needs.segment)
-        self._log_once(index, index, prepared.notes)
+        prepared = {
+            wanted: prepare_case(loaded, wanted.margins, self.preprocessing, wanted.segment)
+            for wanted in dict.fromkeys(needs)
+        }
+        self._log_once(index, index, list(dict.fromkeys(loaded.notes)))
         self._log_once("intensities", index, [warning] if warning else [])  # all cases were made in the same way
-        return prepared
+        return [prepared[wanted] for wanted in needs]
 
     def load_if_usable(self, index: int) -> PreparedCase | None:
         """Read one case as `load` does; None for one that cannot be used while cases may be skipped."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from deepmedic.data.padding import Padding3, extended, reflect
 from deepmedic.data.volumes import LoadedCase
 from deepmedic.errors import ConfigError, DataError
 
-__all__ = ["PreparedCase", "intensity_fingerprint", "prepare_case", "unnormalised_warning"]
+__all__ = ["PreparedCase", "intensity_fingerprint", "mirrored", "prepare_case", "unnormalised_warning"]
 
 _NO_PADDING: Padding3 = ((0, 0), (0, 0), (0, 0))
 
@@ -44,6 +44,12 @@ class PreparedCase:
     @property
     def size(self) -> Size3:
         x, y, z = self.channels.shape[1:]
+        return x, y, z
+
+    @property
+    def unpadded(self) -> tuple[slice, slice, slice]:
+        """The part of a padded volume that is no padding."""
+        x, y, z = (slice(low, size - high) for (low, high), size in zip(self.padding, self.size, strict=True))
         return x, y, z
 
 
@@ -90,6 +96,24 @@ def prepare_case(
         border_values=_corner_means(channels),
         notes=loaded.notes,
     )
+
+
+def mirrored(prepared: PreparedCase, axes: tuple[int, ...]) -> PreparedCase:
+    """Return a case as if its image had been mirrored along some axes (0 to 2 for x to z) before it was padded.
+
+    Only what a prediction needs is mirrored: channels and ROI.
+    """
+    if not axes:
+        return prepared
+    inside = (..., *prepared.unpadded)
+    channels = _padded_mirror(prepared.channels[inside], axes, prepared.padding)
+    roi = None if prepared.roi is None else _padded_mirror(prepared.roi[inside], axes, prepared.padding)
+    border = _corner_means(channels.numpy())
+    return replace(prepared, channels=channels, labels=None, roi=roi, weight_maps=None, border_values=border)
+
+
+def _padded_mirror(volume: torch.Tensor, axes: tuple[int, ...], padding: Padding3) -> torch.Tensor:
+    return torch.from_numpy(reflect(volume.flip([axis - 3 for axis in axes]).numpy(), padding))
 
 
 def _extent(size: Size3, padding: Padding3) -> tuple[slice, slice, slice]:

@@ -15,6 +15,7 @@ from deepmedic.data.memory import memory_limit
 from deepmedic.devices import Precision, numerical_precision
 from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
+from deepmedic.inference.blending import Blending, blended
 from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
 
@@ -49,6 +50,8 @@ class InferenceSettings:
     device: torch.device = _CPU
     tile_memory: int | None = None
     """Bytes a batch of tiles may take with `tiling = "auto"`; None: by the size of the device's memory."""
+    blending: Blending | None = None
+    """How tiles overlap and are averaged; None: each voxel comes from one tile."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,7 @@ def _on_device(
     device = settings.device
     if settings.tiling == "segments":
         tiling = tiling_by_segments(architecture, volume, settings.segment, roi)
+        tiling = _overlapping(architecture, tiling, volume, roi, settings)
         batch_size = settings.batch_size
         while batch_size:
             yield Attempt(tiling, batch_size, device, device)
@@ -124,7 +128,17 @@ def _on_device(
         except ResourceError as error:
             log.debug("%s", error)
             return
+        tiling = _overlapping(architecture, tiling, volume, roi, settings)
         per_tile = int(forward_cost(architecture, tiling.segment).memory)
         batch_size = max(1, min(settings.batch_size, memory // per_tile, len(tiling)))
         yield Attempt(tiling, batch_size, device, device)
         memory = min(memory, per_tile * batch_size) // 2
+
+
+def _overlapping(
+    architecture: Architecture, tiling: Tiling, volume: Size3, roi: torch.Tensor | None, settings: InferenceSettings
+) -> Tiling:
+    """The tiling itself, or with blending tiles of the same size that overlap."""
+    if settings.blending is None or not len(tiling):
+        return tiling
+    return blended(architecture, tiling, volume, settings.blending, roi, shared_grid=settings.tiling == "auto")

@@ -13,11 +13,13 @@ import torch
 from torch import nn
 
 from deepmedic.config.options import Size3
+from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.segments import SegmentGeometry, gather_at
 from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import common_multiples
+from deepmedic.inference.blending import BlendedVolume, Blending, importance
 from deepmedic.inference.execution import (
     Attempt,
     InferenceSettings,
@@ -48,6 +50,8 @@ class Prediction:
     """The same before the ROI is applied: whatever tiles that touch the ROI predicted."""
     feature_maps: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """float32 [map, x, y, z] by (pathway, layer), both counted from 0; not limited to the ROI."""
+    uncertainty: dict[UncertaintyKind, torch.Tensor] = field(default_factory=dict)
+    """float32 [x, y, z] by kind, for what was asked for; 0 outside the ROI."""
 
 
 def predict_volume(
@@ -56,6 +60,8 @@ def predict_volume(
     settings: InferenceSettings,
     wanted_feature_maps: FeatureRanges | None = None,
     progress: Progress | None = None,
+    *,
+    apply_roi: bool = True,
 ) -> Prediction:
     """Predict all voxels of a case that tiles covering its ROI reach.
 
@@ -69,6 +75,7 @@ def predict_volume(
         settings: tiling, batch size, precision and device.
         wanted_feature_maps: see `selected_feature_maps`.
         progress: called after each batch.
+        apply_roi: False: the ROI only chooses the tiles, and all that these predict is returned.
 
     Raises:
         ResourceError: not even the CPU's memory is enough.
@@ -80,7 +87,8 @@ def predict_volume(
             log.warning("%s: memory ran out with %s; trying %s.", prepared.name, tried, attempt)
             _release_memory()
         try:
-            return _predict(net, prepared, attempt, settings, wanted_feature_maps or {}, progress)
+            stitched = _predict(net, prepared, attempt, settings, wanted_feature_maps or {}, progress)
+            return stitched.finish(prepared, apply_roi=apply_roi)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -100,8 +108,8 @@ def _predict(
     settings: InferenceSettings,
     wanted: FeatureRanges,
     progress: Progress | None,
-) -> Prediction:
-    stitched = _Stitched(net, prepared.size, wanted, attempt.stitch_on)
+) -> _Stitched:
+    stitched = _Stitched(net, prepared.size, wanted, attempt, settings.blending)
     with torch.inference_mode(), _on(net, attempt.device) as network, _inference_mode(network):
         tiles = _Tiles(network, prepared, attempt, continue_grid=settings.tiling == "auto")
         _log_tile_count(len(attempt.tiling), settings)
@@ -114,7 +122,7 @@ def _predict(
             stitched.write(probabilities, features, attempt.tiling.written_boxes(first, last))
             if progress is not None:
                 progress(last, len(attempt.tiling))
-    return stitched.finish(prepared)
+    return stitched
 
 
 class _Tiles:
@@ -134,11 +142,19 @@ class _Tiles:
 
 
 class _Stitched:
-    """Probabilities and feature maps of the padded volume; later tiles overwrite earlier ones."""
+    """Probabilities and feature maps of the padded volume; later tiles overwrite earlier ones, or all are averaged."""
 
-    def __init__(self, net: DeepMedicNet, volume: Size3, wanted: FeatureRanges, device: torch.device) -> None:
+    def __init__(
+        self, net: DeepMedicNet, volume: Size3, wanted: FeatureRanges, attempt: Attempt, blending: Blending | None
+    ) -> None:
         self.classes = net.architecture.classes
-        self.probabilities = torch.zeros((self.classes, *volume), device=device)
+        device = attempt.stitch_on
+        self.blended = None
+        if blending is None:
+            self.probabilities = torch.zeros((self.classes, *volume), device=device)
+        else:
+            weights = importance(net.architecture.output_size(attempt.tiling.segment), blending.sigma)
+            self.blended = BlendedVolume(self.classes, volume, weights, device)
         self.feature_maps = {
             (pathway, layer): torch.zeros((end - first, *volume), device=device)
             for pathway, layers in wanted.items()
@@ -152,23 +168,25 @@ class _Stitched:
         boxes: list[tuple[Box, Box]],
     ) -> None:
         """Write a batch: [tile, class or map, x, y, z], and where each tile belongs."""
-        targets = [(self.probabilities, probabilities)]
-        targets += [(self.feature_maps[layer], maps) for layer, maps in features.items()]
+        targets = [(self.feature_maps[layer], maps) for layer, maps in features.items()]
+        if self.blended is None:
+            targets.append((self.probabilities, probabilities))
+        else:
+            self.blended.write(probabilities, boxes)
         for volume, tiles in targets:
             for (target, source), tile in zip(boxes, tiles.to(volume.device), strict=True):
                 volume[(slice(None), *target)] = tile[(slice(None), *source)]
 
-    def finish(self, prepared: PreparedCase) -> Prediction:
-        """Remove the padding, decide the classes, apply the ROI as a mask, and bring all to the CPU."""
-        inside = (
-            slice(None),
-            *(slice(low, size - high) for (low, high), size in zip(prepared.padding, prepared.size, strict=True)),
-        )
+    def finish(self, prepared: PreparedCase, *, apply_roi: bool) -> Prediction:
+        """Remove the padding, decide the classes, apply the ROI as a mask if asked, and bring all to the CPU."""
+        if self.blended is not None:
+            self.probabilities = self.blended.mean()
+        inside = (slice(None), *prepared.unpadded)
         probabilities = self.probabilities[inside]
         everywhere = most_probable(probabilities, dim=0).to(torch.uint8 if self.classes <= 256 else torch.int32)
         segmentation = everywhere
-        if prepared.roi is not None:
-            mask = prepared.roi[inside[1:]].to(probabilities.device)
+        if apply_roi and prepared.roi is not None:
+            mask = prepared.roi[prepared.unpadded].to(probabilities.device)
             probabilities *= mask
             segmentation = everywhere * mask
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}

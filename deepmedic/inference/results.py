@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from deepmedic.config.prediction import PredictionConfig, UncertaintyKind
 from deepmedic.config.sections import OutputConfig, PreprocessingConfig
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.errors import DataError
@@ -38,11 +39,30 @@ class RunIdentity:
     """Everything else that decides the numbers; plain values."""
 
     @classmethod
-    def of(cls, model_sha256: str, inference: InferenceSettings, preprocessing: PreprocessingConfig) -> RunIdentity:
-        """Of a model, by the SHA-256 of its file, and the settings it is used with."""
+    def of(
+        cls,
+        model_sha256: str,
+        inference: InferenceSettings,
+        preprocessing: PreprocessingConfig,
+        refinement: PredictionConfig | None = None,
+        ensemble: Sequence[str] = (),
+    ) -> RunIdentity:
+        """Of a model, by the SHA-256 of its file, and the settings it is used with.
+
+        Refinements that are off are left out, so that results from before they existed are still recognised.
+
+        Args:
+            model_sha256: of the (first) model.
+            inference: how it is used.
+            preprocessing: how images are prepared for it.
+            refinement: what is done beyond one plain pass.
+            ensemble: SHA-256 of every model, when there are several.
+        """
         settings = {"tiling": inference.tiling, "segment": inference.segment, "precision": inference.precision}
         prepared = {key: value for key, value in asdict(preprocessing).items() if key not in _DECIDE_NOTHING}
-        return cls(model_sha256, {**settings, **prepared})
+        refined = {} if refinement is None else refinement.deciding()
+        members = {"ensemble": list(ensemble)} if len(ensemble) > 1 else {}
+        return cls(model_sha256, {**settings, **prepared, **refined, **members})
 
 
 @dataclass(frozen=True)
@@ -53,6 +73,7 @@ class ResultFiles:
     output: OutputConfig
     classes: int
     feature_maps: FeatureRanges = field(default_factory=dict)
+    uncertainty: Sequence[UncertaintyKind] = ()
 
     @property
     def probability_classes(self) -> list[int]:
@@ -68,6 +89,9 @@ class ResultFiles:
     def probability(self, name: str, class_number: int) -> Path:
         return self._prediction(name, f"{self._suffix('prob', 'ProbMapClass')}{class_number}")
 
+    def uncertainty_map(self, name: str, kind: UncertaintyKind) -> Path:
+        return self._prediction(name, kind.capitalize())
+
     def feature_map(self, name: str, pathway: int, layer: int, number: int) -> Path:
         return self.folder / "features" / f"{name}_pathway{pathway}_layer{layer}_fm{number}.nii.gz"
 
@@ -78,6 +102,7 @@ class ResultFiles:
         """Every image that is saved for a case."""
         paths = [self.segmentation(name)] if self.output.save_segmentation else []
         paths += [self.probability(name, number) for number in self.probability_classes]
+        paths += [self.uncertainty_map(name, kind) for kind in self.uncertainty]
         for pathway, layers in self.feature_maps.items():
             for layer, (first, end) in layers.items():
                 paths += [self.feature_map(name, pathway, layer, number) for number in range(first, end)]

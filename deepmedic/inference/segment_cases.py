@@ -11,10 +11,13 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.data.cases import Case
+from deepmedic.data.dataset import CaseNeeds
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError
+from deepmedic.inference.case_prediction import Member, predict_case
 from deepmedic.inference.evaluation import (
     CaseEvaluation,
     Purpose,
@@ -25,7 +28,7 @@ from deepmedic.inference.evaluation import (
     mean_dices,
 )
 from deepmedic.inference.execution import InferenceSettings
-from deepmedic.inference.predictor import Prediction, Progress, predict_volume
+from deepmedic.inference.predictor import Prediction, Progress
 from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
 from deepmedic.inference.tables import write_tables
@@ -50,12 +53,17 @@ class CaseSource(Protocol):
             DataError: its voxels cannot be used.
         """
 
+    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
+        """Read one case and prepare it for each of several networks; as `load` otherwise."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SegmentationOptions:
     """How a list of cases is segmented."""
 
     inference: InferenceSettings
+    refinement: PredictionConfig = field(default_factory=PredictionConfig)
+    """What is done beyond one plain pass."""
     purpose: Purpose = "Testing"
     saving: Saving | None = None
     """None: only scores are wanted."""
@@ -101,7 +109,7 @@ class SegmentationSummary:
 
 
 def segment_cases(
-    net: DeepMedicNet,
+    net: DeepMedicNet | Sequence[Member],
     data: CaseSource,
     options: SegmentationOptions,
     existing: dict[int, ExistingResults] | None = None,
@@ -112,7 +120,7 @@ def segment_cases(
     cover all cases with labels (see `write_tables`).
 
     Args:
-        net: on the device of `options.inference`.
+        net: on the device of `options.inference`; or the members of an ensemble.
         data: the cases.
         options: how.
         existing: what `survey` found, if that was asked for already.
@@ -136,8 +144,9 @@ def segment_cases(
         if options.saving is not None:
             remove_stale(data.cases, options.saving.files)
             writer = stack.enter_context(ResultWriter(options.saving.files))
-        run = _Run(net, options, writer, summary)
-        for index, read in stack.enter_context(_reading_ahead(data, remaining, options)):
+        members = (Member(net, options.inference.segment),) if isinstance(net, DeepMedicNet) else tuple(net)
+        run = _Run(members, options, writer, summary)
+        for index, read in stack.enter_context(_reading_ahead(data, remaining, run)):
             log.debug("Segmenting subject with index #%d: %s", index, data.cases[index].name)
             try:
                 found = read()
@@ -155,14 +164,15 @@ def segment_cases(
 class _Read:
     """One case, read."""
 
-    prepared: PreparedCase
+    prepared: list[PreparedCase]
+    """For each model."""
     record: Record | None
     """What its results are made from, when they are saved."""
 
 
 @dataclass(frozen=True)
 class _Run:
-    net: DeepMedicNet
+    members: tuple[Member, ...]
     options: SegmentationOptions
     writer: ResultWriter | None
     summary: SegmentationSummary
@@ -178,12 +188,14 @@ def _skip(case: Case, problem: DataError, run: _Run) -> None:
 
 def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
     """Predict, score and save one case."""
-    options, prepared = run.options, found.prepared
+    options, prepared = run.options, found.prepared[0]
     if prepared.roi is not None and not prepared.roi.any():
         log.warning("%s: the ROI mask is empty, so the result is background everywhere.", case.name)
     started = time.monotonic()
     wanted = run.writer.files.feature_maps if run.writer else {}
-    prediction = predict_volume(run.net, prepared, options.inference, wanted, options.progress)
+    prediction = predict_case(
+        run.members, found.prepared, options.inference, options.refinement, wanted, options.progress
+    )
     seconds = time.monotonic() - started
     log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
     evaluation = _evaluate(case, prepared, prediction, options)
@@ -202,25 +214,26 @@ def _evaluate(
 ) -> CaseEvaluation | None:
     if prepared.labels is None:
         return None
-    sides = zip(prepared.padding, prepared.size, strict=True)
-    inside = tuple(slice(low, size - high) for (low, high), size in sides)
-    roi = None if prepared.roi is None else prepared.roi[inside]
-    labels = prepared.labels[inside]
+    roi = None if prepared.roi is None else prepared.roi[prepared.unpadded]
+    labels = prepared.labels[prepared.unpadded]
     spacing = prepared.header.spacing
     return evaluate_case(case.name, prediction, labels, roi, spacing, options.class_names, options.scoring)
 
 
 @contextmanager
 def _reading_ahead(
-    data: CaseSource, indices: Sequence[int], options: SegmentationOptions
+    data: CaseSource, indices: Sequence[int], run: _Run
 ) -> Iterator[Iterator[tuple[int, Callable[[], _Read]]]]:
     """Give each case's index and a call that returns the case or raises; the case after it is being read already."""
 
+    saving, needs = run.options.saving, [member.needs for member in run.members]
+
     def read(index: int) -> _Read:
-        prepared = data.load(index)
-        if options.saving is None:
+        known = [wanted for wanted in needs if wanted is not None]
+        prepared = data.load_each(index, known) if known else [data.load(index)]
+        if saving is None:
             return _Read(prepared, None)
-        case, saving = data.cases[index], options.saving
+        case = data.cases[index]
         fingerprints = case_fingerprint(case, saving.run), labels_fingerprint(case)
         return _Read(prepared, Record(*fingerprints, scoring=saving.scoring))
 

@@ -96,6 +96,9 @@ def images_of(name: str, prediction: Prediction, files: ResultFiles) -> list[tup
         (files.probability(name, number), prediction.probabilities[number], "probability")
         for number in files.probability_classes
     ]
+    images += [
+        (files.uncertainty_map(name, kind), prediction.uncertainty[kind], "feature") for kind in files.uncertainty
+    ]
     for pathway, layers in files.feature_maps.items():
         for layer, (first, _) in layers.items():
             for number, volume in enumerate(prediction.feature_maps[pathway, layer], first):

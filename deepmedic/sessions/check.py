@@ -83,11 +83,12 @@ def testing(plan: TestPlan) -> int:
     findings = {
         "session": plan.paths.session,
         "output": str(plan.paths.folder),
-        "model": str(plan.model_path),
+        **_models(plan),
         "device": devices.describe(plan.device),
         "cases": {plan.data.role: len(plan.data), "kept from before": len(kept)},
         "skippedCases": skipped,
         "tiling": plan.tiling,
+        "predictionsPerCase": plan.passes,
         "estimated": {
             "time": f"{_hours(plan)} for all cases (measured on one tile)",
             "memoryOfOneBatch": bytes_as_text(batch),
@@ -145,9 +146,17 @@ def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     }
 
 
+def _models(plan: TestPlan) -> dict[str, Any]:
+    paths = [str(one.path) for one in plan.models]
+    return {"model": paths[0]} if len(paths) == 1 else {"models": paths}
+
+
 def _hours(plan: TestPlan) -> str:
+    chosen = plan.config.prediction
+    tiles = 1 if chosen.blending == "none" else (1 - chosen.overlap) ** -3
     with devices.session_numerics(plan.device, plan.config.execution):
-        return f"{estimates.seconds_of_inference(plan.model.network(), plan.data, plan.device) / 3600:.2g} hours"
+        once = estimates.seconds_of_inference(plan.model.network(), plan.data, plan.device)
+    return f"{once * plan.passes * tiles / 3600:.2g} hours"
 
 
 def _report(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -17,9 +16,12 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.plain import to_plain
-from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
-from deepmedic.errors import CommandLineError, ProblemList
+from deepmedic.config.source import Refusals
+from deepmedic.data.dataset import DataSet, check_without_model, read_data_set
+from deepmedic.errors import ProblemList
 from deepmedic.inference import paper_table, tables
+from deepmedic.inference.blending import Blending
+from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
@@ -30,9 +32,9 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import EventLog, session_log
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
+from deepmedic.sessions.ensemble import NamedModel, find_models, members_of, needs_of
 from deepmedic.sessions.model_use import choose_tiling, compare_with_training
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.training.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
@@ -48,15 +50,26 @@ class TestPlan:
     config: TestConfig
     paths: SessionPaths
     device: torch.device
-    model: SavedModel
-    model_path: Path
-    model_sha256: str
     data: DataSet
+    models: list[NamedModel]
+    """All models whose probabilities are averaged; `model` is the first."""
     notes: list[str] = field(default_factory=list)
 
     @property
+    def model(self) -> SavedModel:
+        """The first model, which speaks for all where they agree."""
+        return self.models[0].model
+
+    @property
     def tiling(self) -> Literal["segments", "auto"]:
-        return choose_tiling(self.config.tiling, self.config.source, self.model)
+        """Of all models; the original's tiles if one of them was made for these."""
+        choices = [choose_tiling(self.config.tiling, self.config.source, one.model) for one in self.models]
+        return "segments" if "segments" in choices else "auto"
+
+    @property
+    def passes(self) -> int:
+        """How often each case is predicted."""
+        return len(self.models) * len(mirrorings(self.config.prediction))
 
 
 def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig | None) -> TestPlan:
@@ -69,27 +82,31 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     device = torch.device("cpu")
     with problems.gather():
         device = devices.choose_device(arguments.device)
-    found: tuple[Path, SavedModel, str] | None = None
+    models: list[NamedModel] = []
     with problems.gather():
-        found = _find_model(arguments, config, model_config)
-    if found is None:
+        models = find_models(arguments, config, model_config)
+    if not models:
         check_without_model(config.data, "inference", config.preprocessing, problems, needs_labels=False)
         problems.raise_if_any()
         raise AssertionError("a session without a model was not refused")
-    path, model, sha256 = found
+    model = models[0].model
     with problems.gather():
         config = fit_test_config(config, model.config)
-    architecture, segment = model.architecture, model.config.segment_size_inference
-    needs = CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
-    data = read_data_set(config.data, "inference", config.preprocessing, needs, problems, needs_labels=False)
+    _refuse_what_needs_other_models(config, len(models), problems)
+    data = read_data_set(config.data, "inference", config.preprocessing, needs_of(model), problems, needs_labels=False)
     notes = [*config.source.notes, *data.notes]
     with problems.gather():
         notes += compare_with_training(data, model)
     paths = SessionPaths(config.folder_for_output, config.session_name)
     with problems.gather():
-        estimates.check_disk(paths.folder, estimates.result_bytes(data, architecture.classes))
+        estimates.check_disk(paths.folder, estimates.result_bytes(data, model.architecture.classes))
     problems.raise_if_any()
-    return TestPlan(arguments, config, paths, device, model, path, sha256, data, notes)
+    plan = TestPlan(arguments, config, paths, device, data, models, notes)
+    if plan.tiling == "auto" and config.prediction.blending != "none":
+        plan.notes.append(
+            'tileBlending changes nothing but rounding with tiling = "auto", whose tiles agree wherever they overlap'
+        )
+    return plan
 
 
 def run(plan: TestPlan) -> int:
@@ -111,16 +128,19 @@ def run(plan: TestPlan) -> int:
             return interrupted.exit_code
 
 
-def _find_model(
-    arguments: Arguments, config: TestConfig, model_config: ModelConfig | None
-) -> tuple[Path, SavedModel, str]:
-    point = find_start_point(arguments, config.model_path, model_config)
-    if point is None or point.weights is None:
-        raise CommandLineError(
-            "-test needs a trained model: -model X.save, -model FOLDER, -load X, or cnnModelFilePath in the config."
+def _refuse_what_needs_other_models(config: TestConfig, models: int, problems: ProblemList) -> None:
+    """Refuse settings for which there are too few models, or too many."""
+    refusals, chosen = Refusals(config.source.path, config.source.lines, problems), config.prediction
+    if "variance" in chosen.uncertainty and models * len(mirrorings(chosen)) < 2:
+        refusals.refuse(
+            "saveUncertaintyMaps",
+            'found "variance" with a single prediction of each case; it needs several: add testTimeMirroring, or an '
+            'ensemble (ensembleOfModels, or several models after -model), or save only "entropy"',
         )
-    path, model, sha256 = read_weights(point)
-    return path, model if point.config is None else model.with_config(point.config), sha256
+    if models > 1 and config.output.save_feature_maps:
+        refusals.refuse(
+            "saveIndividualFms", f"found true with {models} models; allowed: false; save those of one model at a time"
+        )
 
 
 def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
@@ -133,14 +153,18 @@ def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
 
 
 def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
-    config, model = plan.config, plan.model
+    config = plan.config
     precision = config.execution.precision
     log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), precision)
-    log.info("Model: %s (SHA-256 %s)", plan.model_path, plan.model_sha256[:12])
+    for one in plan.models:
+        log.info("Model: %s (SHA-256 %s)", one.path, one.sha256[:12])
+    if plan.passes > 1:
+        log.info("Each case is predicted %d times; probabilities are averaged.", plan.passes)
     for note in plan.notes:
         log.warning("%s", note)
-    if not model.trained:
-        log.warning("%s", _untrained(model))
+    for one in plan.models:
+        if not one.model.trained:
+            log.warning("%s", _untrained(one.model))
     interruption = Interruption()
     with interruption.listening(), tqdm(desc="segmenting", unit="batch", leave=False, disable=None) as progress:
 
@@ -151,13 +175,14 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         inference = inference_settings(plan)
         options = SegmentationOptions(
             inference=inference,
+            refinement=config.prediction,
             saving=saving(plan, inference),
             allow_skipped_cases=config.preprocessing.allow_skipped_cases,
-            class_names=model.config.class_names,
+            class_names=plan.model.config.class_names,
             scoring=config.scoring,
             progress=advance,
         )
-        summary = segment_cases(model.network().to(plan.device), plan.data, options, existing)
+        summary = segment_cases(members_of(plan.models, plan.device), plan.data, options, existing)
     _report(plan, summary)
     return summary.exit_code
 
@@ -177,16 +202,25 @@ def inference_settings(plan: TestPlan) -> InferenceSettings:
         tiling=plan.tiling,
         precision=plan.config.execution.precision,
         device=plan.device,
+        blending=blending_of(plan.config),
     )
+
+
+def blending_of(config: TestConfig) -> Blending | None:
+    """How tiles overlap by a config; None without blending."""
+    chosen = config.prediction
+    return None if chosen.blending == "none" else Blending(chosen.overlap, chosen.sigma)
 
 
 def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
     """Where the results of a session go."""
-    architecture = plan.model.architecture
-    ranges = selected_feature_maps(architecture, plan.config.output)
-    files = ResultFiles(plan.paths.predictions, plan.config.output, architecture.classes, ranges)
-    identity = RunIdentity.of(plan.model_sha256, inference, plan.config.preprocessing)
-    scoring = {**to_plain(plan.config.scoring), "classNames": plan.model.config.class_names}
+    config, architecture = plan.config, plan.model.architecture
+    ranges = selected_feature_maps(architecture, config.output)
+    uncertainty = config.prediction.uncertainty
+    files = ResultFiles(plan.paths.predictions, config.output, architecture.classes, ranges, uncertainty)
+    digests = [one.sha256 for one in plan.models]
+    identity = RunIdentity.of(digests[0], inference, config.preprocessing, config.prediction, digests)
+    scoring = {**to_plain(config.scoring), "classNames": plan.model.config.class_names}
     return Saving(files, identity, plan.arguments.overwrite, scoring)
 
 

@@ -16,6 +16,7 @@ import torch
 from deepmedic.config.sections import OutputConfig
 from deepmedic.errors import DataError, OutputHeldError
 from deepmedic.inference import segment_cases as module
+from deepmedic.inference.case_prediction import predict_case
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.inference.results import ResultFiles, RunIdentity
@@ -102,7 +103,7 @@ def test_repeating_computes_nothing_and_changes_nothing(make_net, make_data, fol
     net, data = make_net(), make_data()
     first = segment_cases(net, data, options(folder, data))
     before = contents(folder)
-    monkeypatch.setattr(module, "predict_volume", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(module, "predict_case", lambda *_: pytest.fail("computed again"))
     second = segment_cases(net, data, options(folder, data))
     assert second.kept == first.computed
     assert second.computed == []
@@ -130,7 +131,7 @@ def test_results_of_another_model_are_not_kept(make_net, make_data, folder, monk
     segment_cases(make_net(), data, options(folder, data))
     before = contents(folder)
     other = options(folder, data, model="n" * 64)
-    monkeypatch.setattr(module, "predict_volume", lambda *_: pytest.fail("computed"))
+    monkeypatch.setattr(module, "predict_case", lambda *_: pytest.fail("computed"))
     with pytest.raises(
         OutputHeldError, match=r"for 2 of 2 cases:\n  pred_case0: made by another model (.*\n)+.*-overwrite"
     ):
@@ -237,10 +238,10 @@ def test_next_case_is_read_while_one_is_computed(make_net, make_data, monkeypatc
 
     def patient(*arguments):
         assert second_was_read.wait(timeout=20)
-        return predict_volume(*arguments)
+        return predict_case(*arguments)
 
     monkeypatch.setattr(data, "load", watched)
-    monkeypatch.setattr(module, "predict_volume", patient)
+    monkeypatch.setattr(module, "predict_case", patient)
     assert len(segment_cases(make_net(), data, options()).computed) == 2
 
 

@@ -14,7 +14,7 @@ from study import Study
 
 from deepmedic import checkpoints, cli
 from deepmedic.files import sha256_of
-from deepmedic.inference import predictor
+from deepmedic.inference import case_prediction
 from deepmedic.inference.surfaces import surface_scores
 
 
@@ -130,7 +130,7 @@ class TestRepeated:
 
     def test_interrupted_run_keeps_what_is_finished(self, study, run, monkeypatch):
         config = study.test(folderForOutput="again")
-        original, calls = predictor.predict_volume, []
+        original, calls = case_prediction.predict_case, []
 
         def interrupted(*arguments):
             calls.append(arguments)
@@ -139,7 +139,7 @@ class TestRepeated:
             return original(*arguments)
 
         with monkeypatch.context() as patch:
-            patch.setattr("deepmedic.inference.segment_cases.predict_volume", interrupted)
+            patch.setattr("deepmedic.inference.segment_cases.predict_case", interrupted)
             outcome = run("-test", config, *self.command[2:])
         assert outcome.code == 143
         assert "finished cases are kept. Repeat the same command" in outcome.err

@@ -1,0 +1,73 @@
+"""Means, variances and entropies of probabilities against numpy and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from deepmedic.inference.averaging import MeanPrediction, entropy
+
+
+def probabilities(seed: int, classes: int = 3) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(classes, 4, 5, 6, generator=generator).softmax(dim=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_mean_and_variance_are_those_of_numpy(count) -> None:
+    several = [probabilities(seed) for seed in range(count)]
+    found = MeanPrediction(with_variance=True)
+    for one in several:
+        found.add(one.clone())
+    stacked = np.stack([one.numpy().astype(np.float64) for one in several])
+    np.testing.assert_allclose(found.mean().numpy(), stacked.mean(axis=0), atol=1e-7)
+    np.testing.assert_allclose(found.variance().numpy(), stacked.var(axis=0).mean(axis=0), atol=1e-8)
+
+
+def test_predictions_that_hardly_differ_keep_their_variance() -> None:
+    """Sums of squares in float32 would lose it."""
+    base = probabilities(0).double()
+    several = [base + 1e-4 * torch.tensor([-1.0, 0.0, 1.0]).roll(shift)[:, None, None, None] for shift in range(3)]
+    found = MeanPrediction(with_variance=True)
+    for one in several:
+        found.add(one.float())
+    np.testing.assert_allclose(found.variance().numpy(), 1e-8 * 2 / 3, rtol=0.01)
+
+
+def test_a_voxel_is_averaged_over_the_predictions_that_reach_it() -> None:
+    first, second, third = (probabilities(seed) for seed in range(3))
+    first[:, 0] = 0
+    second[:, 0] = 0
+    second[:, 1] = 0
+    first[:, 2] = second[:, 2] = third[:, 2] = 0
+    found = MeanPrediction(with_variance=True)
+    for one in (first, second, third):
+        found.add(one.clone())
+    mean, variance = found.mean(), found.variance()
+    torch.testing.assert_close(mean[:, 0], third[:, 0])
+    torch.testing.assert_close(mean[:, 1], (first[:, 1] + third[:, 1]) / 2)
+    assert not mean[:, 2].any()
+    assert not variance[0].any()
+    assert not variance[2].any()
+    torch.testing.assert_close(variance[1], ((first[:, 1] - third[:, 1]) / 2).square().mean(dim=0))
+
+
+def test_one_prediction_is_its_own_mean() -> None:
+    found = MeanPrediction(with_variance=False)
+    found.add(probabilities(1))
+    assert torch.equal(found.mean(), probabilities(1))
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_entropy_is_that_of_scipy(classes) -> None:
+    some = probabilities(3, classes)
+    some[:, 0] = 0
+    some[0, 0] = 1
+    some[:, 1] = 1 / classes
+    found = entropy(some).numpy()
+    np.testing.assert_allclose(found, scipy.stats.entropy(some.numpy().astype(np.float64), axis=0), atol=1e-6)
+    assert not found[0].any()
+    np.testing.assert_allclose(found[1], np.log(classes), atol=1e-6)
+    assert not entropy(torch.zeros(classes, 2, 2, 2)).any()
