@@ -68,6 +68,9 @@ OPTIONS = (
     CommandOption("-movingAverage", "moving_average", "With -plot: smooth over so many subepochs.", "N"),
     CommandOption("-resetOptimizer", "reset_optimizer", "With -train: keep the weights, start optimisation anew."),
     CommandOption("-resetopt", "reset_optimizer", "The same as -resetOptimizer."),
+    CommandOption(
+        "-split", "split", "With -train: split its cases by subject, as 0.8 0.1 0.1 or as a stored split.", "SHARE..."
+    ),
     CommandOption("-dev", "device", "cpu, cuda, cuda0, cuda1, ..., gpu or auto (default).", "DEVICE"),
     CommandOption("-check", "check", "Read and check everything the run would use; write nothing."),
     CommandOption("-inspect", "inspect", "Describe a saved model or a model .cfg.", "X"),
@@ -82,7 +85,9 @@ OPTIONS = (
     CommandOption("-h", "help", "This help."),
     CommandOption("--help", "help", "This help."),
 )
+_SHARES_TOLERANCE = 1e-6
 _WITH_OUTPUT = "-check, -adapt, -convert or -plot"
+_LOWEST = {"seed": 0, "plot_classes": 0}
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
@@ -117,6 +122,8 @@ class Arguments:
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
     reset_optimizer: bool = False
+    split: tuple[float, ...] | Path | None = None
+    """Shares of training, validation and maybe test, which sum to 1; or a stored split."""
     device: str = "auto"
     check: bool = False
     inspect: Path | None = None
@@ -220,6 +227,8 @@ def _convert(option: CommandOption, values: list[str]) -> object:
         raise CommandLineError(f"{option.name} needs a value, an empty one was given: {option.name} {option.metavar}")
     if option.attribute == "device" and not _DEVICE.fullmatch(values[0].lower()):
         raise CommandLineError(f"-dev {values[0]}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
+    if option.attribute == "split":
+        return _split(option, values)
     kind = {item.name: str(item.type) for item in fields(Arguments)}[option.attribute]
     convert = next((convert for name, convert in _CONVERTERS.items() if name in kind), lambda _, value: value)
     converted = tuple(convert(option, value) for value in values)
@@ -227,7 +236,7 @@ def _convert(option: CommandOption, values: list[str]) -> object:
 
 
 def _whole_number(option: CommandOption, value: str) -> int:
-    lowest = 0 if option.attribute in ("seed", "plot_classes") else 1
+    lowest = _LOWEST.get(option.attribute, 1)
     if not value.isdecimal() or len(value) > 19 or not lowest <= int(value) < 2**63:
         raise CommandLineError(f"{option.name} {value}: allowed are whole numbers from {lowest} to {2**63 - 1}.")
     return int(value)
@@ -241,6 +250,18 @@ def _share(option: CommandOption, value: str) -> float:
     if not 0 < number < float("inf"):
         raise CommandLineError(f"{option.name} {value}: allowed are numbers above 0, for instance 0.9 0.07 0.03.")
     return number
+
+
+def _split(option: CommandOption, values: list[str]) -> tuple[float, ...] | Path:
+    if len(values) == 1 and not values[0].replace(".", "", 1).isdecimal():
+        return Path(values[0])
+    shares = tuple(_share(option, value) for value in values)
+    if not 2 <= len(shares) <= 3 or abs(sum(shares) - 1) > _SHARES_TOLERANCE:
+        raise CommandLineError(
+            f"-split {' '.join(values)}: give the shares of training, validation and, if some cases are to be held "
+            "out, test; they sum to 1, for instance 0.8 0.1 0.1. Or name a stored split."
+        )
+    return shares
 
 
 _CONVERTERS: dict[str, Callable[[CommandOption, str], object]] = {
@@ -285,6 +306,7 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     rules = (
         (session, ("-model", "-load"), "-train or -test"),
         (session or bool(arguments.new_model), ("-check", "-overwrite"), "-newModel, -train or -test"),
+        (bool(arguments.train), ("-split",), "-train"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
         (arguments.check or bool(arguments.adapt or arguments.convert or arguments.plot), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),

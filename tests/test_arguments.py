@@ -103,6 +103,11 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-newModel m -layers 1 2", "-layers only has a meaning with -pretrained."),
         ("-newModel m -pretrained a -layers 1 0", "-layers 0: allowed are whole numbers from 1 to"),
         ("-adapt a -classes x y -classFrequencies 0.5 0", "-classFrequencies 0: allowed are numbers above 0"),
+        ("-test t -split 0.8 0.2", "-split only has a meaning with -train."),
+        ("-train t -split 0.8 0.1", "-split 0.8 0.1: give the shares of training, validation and, if some cases are"),
+        ("-train t -split 0.4 0.3 0.2 0.1", "they sum to 1, for instance 0.8 0.1 0.1. Or name a stored split."),
+        ("-train t -split 1.0", "-split 1.0: give the shares of"),
+        ("-train t -split 0.8 x", "-split x: allowed are numbers above 0"),
         ("-plot a -adapt b -classes 2", "-plot and -adapt cannot be given together"),
     ],
 )
@@ -137,4 +142,6 @@ def test_options_with_several_values():
     assert adapted.classes == ("background", "tumour")
     assert adapted.class_frequencies == (0.9, 0.1)
     assert adapted.channels == ("2",)
+    assert parsed("-train t -split 0.8 0.1 0.1").split == (0.8, 0.1, 0.1)
+    assert parsed("-train t -split a/split.json").split == Path("a/split.json")
     assert parsed("-plot a b c -plotClasses 0 2").plot == (Path("a"), Path("b"), Path("c"))

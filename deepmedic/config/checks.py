@@ -12,6 +12,10 @@ from deepmedic.config.training import TrainConfig
 
 _CHECKPOINT_ENDING = ".model.ckpt"
 _LONGEST_NAME = 100
+_VALIDATION_DATA = (
+    *("dataframe_val", "channelsValidation", "gtLabelsValidation", "roiMasksValidation"),
+    *("namesForPredictionsPerCaseVal", "weightedMapsForSamplingEachCategoryVal"),
+)
 
 
 def refuse_unsafe_name(key: str, name: str, refusals: Refusals) -> None:
@@ -40,9 +44,17 @@ def model_path_note(path: Path | None) -> tuple[Path | None, str | None]:
 class SessionChecks:
     """Checks of one train or test config; what is wrong is refused, what is only odd becomes a note."""
 
-    def __init__(self, refusals: Refusals, given: frozenset[str]) -> None:
+    def __init__(self, refusals: Refusals, given: frozenset[str], split_by: str | None = None) -> None:
+        """Create checks.
+
+        Args:
+            refusals: get what is wrong.
+            given: the keys that stand in the file.
+            split_by: the option that takes validation cases from the training cases, if one is given.
+        """
         self._refusals = refusals
         self._given = given
+        self._split_by = split_by
         self.notes: list[str] = []
 
     def train(self, config: TrainConfig) -> None:
@@ -145,6 +157,9 @@ class SessionChecks:
             )
 
     def _validation(self, config: TrainConfig) -> None:
+        if self._split_by is not None:
+            self._no_validation_data(config, self._split_by)
+            return
         data = config.validation_data
         keys = ("channelsValidation", "dataframe_val", "gtLabelsValidation")
         if not (config.validate_on_samples or config.validate_on_volumes):
@@ -159,6 +174,20 @@ class SessionChecks:
         labels_needed = config.validate_on_samples or not config.schedule.theano
         self._cases(data, "Validation", "dataframe_val", labels_needed)
         self._names(config)
+
+    def _no_validation_data(self, config: TrainConfig, split_by: str) -> None:
+        for key in (key for key in _VALIDATION_DATA if key in self._given):
+            self._refusals.refuse(
+                key,
+                f"stands there, but {split_by} takes the validation cases from the training cases; leave one of the "
+                "two out",
+            )
+        if split_by == "-split" and not (config.validate_on_samples or config.validate_on_volumes):
+            self.notes.append(
+                "the validation part of -split is not used, because neither "
+                "performValidationOnSamplesThroughoutTraining nor performFullInferenceOnValidationImagesEveryFewEpochs "
+                "is on"
+            )
 
     def _names(self, config: TrainConfig) -> None:
         key = "namesForPredictionsPerCaseVal"

@@ -87,9 +87,12 @@ def load_model_config(path: Path) -> ModelConfig:
     )
 
 
-def load_train_config(path: Path, classes: int | None = None, *, model: ModelConfig | None = None) -> TrainConfig:
+def load_train_config(
+    path: Path, classes: int | None = None, *, model: ModelConfig | None = None, split_by: str | None = None
+) -> TrainConfig:
     """Return the train config of a file, checked against the number of classes, or better the model, when known.
 
+    `split_by` is the option that takes the validation cases from the training cases, if one is given.
     With a model, batch sizes that the file leaves out come from it if it has them (files of the Theano version).
     Without one, such a file gives `batch_size` None until `fit_train_config` is called with the model.
     Raises `ConfigError`, `ModelError` or `SeveralProblems` with all problems, naming file, line and key.
@@ -106,7 +109,7 @@ def load_train_config(path: Path, classes: int | None = None, *, model: ModelCon
     settings = OlderTrainSettings(older, _given(file), bool(theano), refusals)
     config = bind_phases(file, settings.apply(config), refusals, frozenset(words.keys()))
     model_path, note = model_path_note(config.model_path)
-    checks = SessionChecks(refusals, _given(file))
+    checks = SessionChecks(refusals, _given(file), split_by)
     checks.train(config)
     if config.batch_size is None and model is None and not theano:
         refuse_missing_batch_size(refusals)

@@ -137,17 +137,17 @@ def image_ref(text: str, folder: Path, listed_at: str = "") -> ImageRef:
     return ImageRef(Path(os.path.abspath(folder / path)), volume, listed_at)
 
 
-def duplicates_between(training: Sequence[Case], validation: Sequence[Case]) -> list[str]:
-    """Say which images serve both training and validation, also where links give them another name."""
+def duplicates_between(training: Sequence[Case], others: Sequence[Case], role: str = "validation") -> list[str]:
+    """Say which images serve both training and validation (or another role), also where links rename them."""
     used = {_identity(ref): (case, ref) for case in training for ref in (*case.channels, case.labels) if ref}
     found = []
-    for case in validation:
+    for case in others:
         for ref in (*case.channels, case.labels):
             if ref is None or _identity(ref) not in used:
                 continue
             other, other_ref = used[_identity(ref)]
             found.append(
-                f"{_real(ref)} is used in training (case {other.name}, {other_ref.listed_at}) and in validation "
+                f"{_real(ref)} is used in training (case {other.name}, {other_ref.listed_at}) and in {role} "
                 f"(case {case.name}, {ref.listed_at}); scores on it say nothing about new cases"
             )
     return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.config.sections import DataConfig, PreprocessingConfig
 from deepmedic.data.cases import Case, read_cases
@@ -31,6 +32,12 @@ class CaseNeeds:
     segment: Size3
     """Smallest size of a padded volume."""
     channels: int
+
+    @classmethod
+    def of(cls, architecture: Architecture, segment: Size3) -> CaseNeeds:
+        """What a network of this architecture needs, given segments of this size."""
+        margins = architecture.margins(segment)
+        return cls(architecture.classes, margins, segment, architecture.input_channels)
 
 
 @dataclass
@@ -150,6 +157,18 @@ def read_data_set(
     cases = read_cases(
         config, role, problems, notes, needs_labels=needs_labels, categories=categories, channels=channels
     )
+    return data_set_of(cases, role, preprocessing, needs, problems, notes)
+
+
+def data_set_of(
+    cases: list[Case],
+    role: str,
+    preprocessing: PreprocessingConfig,
+    needs: CaseNeeds,
+    problems: ProblemList,
+    notes: list[str],
+) -> DataSet:
+    """Read all headers of the cases that `read_cases` found; arguments as there and for `read_data_set`."""
     headers = check_cases(cases, preprocessing, problems, notes) if cases else []
     return DataSet(role, cases, headers, preprocessing, needs, notes)
 

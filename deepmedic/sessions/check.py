@@ -57,6 +57,8 @@ def training(plan: TrainingPlan) -> int:
         skipped |= read_all(validation, problems, config.validation_sampling if plan.validation else None, found)
     problems.raise_if_any()
     findings["cases"] = {data.role: len(data) for data in (plan.training, validation) if data}
+    if plan.split is not None:
+        findings["split"] = {part: sorted(plan.split.split.cases_of(part)) for part in plan.split.split.parts}
     findings["skippedCases"] = skipped
     findings["estimated"] = _needs_of_training(plan)
     settings = to_plain(config)

@@ -76,7 +76,7 @@ def _model_config(arguments: Arguments) -> ModelConfig | None:
 
 def _session_config(arguments: Arguments, model: ModelConfig | None) -> TrainConfig | TestConfig | None:
     if arguments.train is not None:
-        return load_train_config(arguments.train, model=model)
+        return load_train_config(arguments.train, model=model, split_by="-split" if arguments.split else None)
     return None if arguments.test is None else load_test_config(arguments.test, model=model)
 
 

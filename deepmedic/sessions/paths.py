@@ -22,6 +22,11 @@ class SessionPaths:
         return self.new_models / self.session
 
     @property
+    def splits(self) -> Path:
+        """How `-split` or `-crossValidate` split the training cases, with listing files of the parts."""
+        return self.folder / "splits" / self.session
+
+    @property
     def predictions(self) -> Path:
         """Segmentations and probability maps lie in `predictions/` below it, feature maps in `features/`."""
         return self.folder / "predictions" / self.session

@@ -22,6 +22,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.origins import is_inside, is_known_origin, is_same_model, other_origin
 from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.splitting import refuse_other_split
 from deepmedic.sessions.start import Start, StartPoint, read_start, refuse_other_architecture
 from deepmedic.sessions.weights import read_model
 from deepmedic.training import phases, schedules
@@ -76,6 +77,10 @@ class Request:
     config: TrainConfig
     further: dict[str, Any]
     """What its listing files hold, and what computes, as plain values."""
+    split: dict[str, Any] | None = None
+    """How the training cases are split, as a session records it."""
+    is_split_known: bool = True
+    """False where the split could not be made, which is told elsewhere."""
 
     def config_for(self, model: SavedModel) -> TrainConfig:
         """The config with all phases for a model, whose depth they may depend on."""
@@ -124,9 +129,11 @@ def _begin(request: Request) -> Beginning:
                 "-train needs a model to start from: -newModel MODEL.cfg, -model X.save, -model MODEL.cfg, "
                 "or cnnModelFilePath in the config."
             )
+        _compare_splits(request, newest)
         return _resume(request, newest)
     if newest is None:
         return _start(request, read_start(point, request.arguments.seed, reset), after=_highest_counter(folder))
+    _compare_splits(request, newest)
     own = point.weights is not None and is_inside(point.weights, folder)
     if own and not reset:
         return _go_on_from_own(request, newest)
@@ -140,6 +147,11 @@ def _begin(request: Request) -> Beginning:
     if reset and (own or same_model):
         return _start(request, start, after=newest.state.save_index)
     raise other_origin(folder, newest.model, origin, start)
+
+
+def _compare_splits(request: Request, newest: _Checkpoint) -> None:
+    if request.is_split_known:
+        refuse_other_split(request.paths.models, newest.state.origin.get("split"), request.split)
 
 
 def _newest_of_session(folder: Path) -> _Checkpoint | None:
@@ -251,7 +263,7 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
     state = TrainingState(
         session=request.paths.session,
         seed=request.arguments.seed,
-        origin=start.origin,
+        origin=start.origin if request.split is None else {**start.origin, "split": request.split},
         settings=request.settings(model),
         save_index=after,
     )

@@ -39,6 +39,8 @@ def run(plan: TrainingPlan) -> int:
             folder.remove_stale_temporaries()
             folder.put_in_order(plan.beginning.path, plan.beginning.state)
             return _finished_before(plan)
+        if plan.split is not None:
+            plan.split.write(plan.config)
         stack.enter_context(devices.session_numerics(plan.device, plan.config.execution))
         try:
             return TrainingSession(plan).run()

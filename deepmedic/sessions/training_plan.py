@@ -18,7 +18,7 @@ from deepmedic.config.recipes import with_recipe
 from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import duplicates_between
-from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, read_data_set
+from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, data_set_of, read_data_set
 from deepmedic.data.geometry_checks import check_axis_orders, spacing_table
 from deepmedic.errors import DataError, ModelError, ProblemList
 from deepmedic.files import sha256_of
@@ -28,6 +28,7 @@ from deepmedic.sessions.estimates import Budgets
 from deepmedic.sessions.model_use import compare_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.resume import Beginning, Request, begin
+from deepmedic.sessions.splitting import SessionSplit, split_of_command
 from deepmedic.sessions.start import StartPoint, find_start_point
 from deepmedic.training.optimisers import make_optimiser
 
@@ -52,6 +53,8 @@ class TrainingPlan:
     budgets: Budgets
     notes: list[str] = field(default_factory=list)
     """What the user should know before the run."""
+    split: SessionSplit | None = None
+    """Which of the listed cases are for training and for validation, where the command line asks for a split."""
 
 
 def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig | None) -> TrainingPlan:
@@ -66,13 +69,20 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
         device = devices.choose_device(arguments.device)
     paths = SessionPaths(config.folder_for_output, config.session_name)
     request, beginning = None, None
+    split = split_of_command(arguments, config, problems)
+    # Without a split that was asked for, what is wrong shows when the training cases are read.
+    alone = replace(config, validate_on_samples=False, validate_on_volumes=False)
+    config = alone if arguments.split and split is None else config
     with problems.gather():
         point = find_start_point(arguments, config.model_path, model_config)
         point = replace(point, freezing=_first_freezing(config, point)) if point else None
         request = _request(arguments, config, paths, point, device)
+        request = replace(
+            request, split=split.origin if split else None, is_split_known=bool(split) or not arguments.split
+        )
         beginning = begin(request)
     if beginning is None or request is None:
-        _check_data_alone(config, problems)
+        _check_data_alone(alone if split else config, problems)
         problems.raise_if_any()
         raise AssertionError("a session without a beginning was not refused")
     with problems.gather():
@@ -80,8 +90,8 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
         _check_optimiser(config, beginning)
     # A finished session needs its data no more, so it does not matter what has become of them.
     data_problems = ProblemList() if beginning.kind == "finished" else problems
-    data = _read_data(config, beginning, data_problems)
-    plan = TrainingPlan(arguments, config, paths, device, request, beginning, *data, Budgets(0))
+    data = _read_data(config, beginning, data_problems, split)
+    plan = TrainingPlan(arguments, config, paths, device, request, beginning, *data, Budgets(0), split=split)
     _finish(plan, data_problems)
     problems.raise_if_any()
     return plan
@@ -122,14 +132,18 @@ def _short_digest(path: Path) -> str:
 
 
 def _read_data(
-    config: TrainConfig, beginning: Beginning, problems: ProblemList
+    config: TrainConfig, beginning: Beginning, problems: ProblemList, split: SessionSplit | None
 ) -> tuple[DataSet, DataSet | None, DataSet | None]:
     """Read the training cases, the validation cases, and prepare the latter for whole volumes as well."""
     model = beginning.model.config
-    training = _read(config, "training", model, model.segment_size_train, problems)
+
+    def read(role: str, segment: Size3) -> DataSet:
+        return _read(config, role, CaseNeeds.of(model.architecture, segment), problems, split)
+
+    training = read("training", model.segment_size_train)
     if not (config.validate_on_samples or config.validate_on_volumes):
         return training, None, None
-    validation = _read(config, "validation", model, model.segment_size_validation, problems)
+    validation = read("validation", model.segment_size_validation)
     volumes, segment = None, model.segment_size_inference
     if config.validate_on_volumes:
         volumes = validation.for_segment(segment, model.architecture.margins(segment))
@@ -137,18 +151,23 @@ def _read_data(
     return training, validation if config.validate_on_samples else None, volumes
 
 
-def _read(config: TrainConfig, role: str, model: ModelConfig, segment: Size3, problems: ProblemList) -> DataSet:
-    architecture, training = model.architecture, role == "training"
+def _read(
+    config: TrainConfig, role: str, needs: CaseNeeds, problems: ProblemList, split: SessionSplit | None
+) -> DataSet:
+    training = role == "training"
     sampling = config.sampling if training else config.validation_sampling
-    return read_data_set(
-        config.data if training else config.validation_data,
-        role,
-        config.preprocessing,
-        CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels),
-        problems,
-        needs_labels=True,
-        categories=sampling.categories(architecture.classes),
-    )
+    if split is None:
+        return read_data_set(
+            config.data if training else config.validation_data,
+            role,
+            config.preprocessing,
+            needs,
+            problems,
+            needs_labels=True,
+            categories=sampling.categories(needs.classes),
+        )
+    cases, notes = split.read(role, config, needs, problems)
+    return data_set_of(cases, role, config.preprocessing, needs, problems, notes)
 
 
 def _check_data_alone(config: TrainConfig, problems: ProblemList) -> None:
@@ -190,6 +209,7 @@ def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
         spacings = spacing_table(both)
         plan.notes += [spacings] if spacings and spacings not in plan.notes else []
     shared = duplicates_between(plan.training.cases, validation.cases) if validation else []
+    shared += plan.split.shared_images() if plan.split else []
     if config.strict_splits:
         for line in shared:
             problems.add(DataError(f"{line}; take it out of one of the sets, or set strictSplits = false."))

@@ -98,7 +98,11 @@ class TrainingSession:
             log.warning("%d cases were left out: %s", len(state.skipped), ", ".join(state.skipped))
         log.info("Models: %s", paths.models)
         log.info("Log: %s, history: %s", paths.log, paths.metrics)
-        log.info("Next: segment scans with this model:\n  deepmedic -test TEST.cfg -model %s", paths.models)
+        split, test = self.plan.split, "TEST.cfg"
+        if split is not None:
+            log.info("Split: %s (%s)", split.path, split.counted())
+            test = str(split.test_config) if split.has_test else test
+        log.info("Next: segment scans with this model:\n  deepmedic -test %s -model %s", test, paths.models)
         return exit_code_of(state)
 
     def _log_beginning(self) -> None:
