@@ -62,6 +62,20 @@ OPTIONS = (
     CommandOption("-channels", "channels", "With -adapt: names of the image channels, or their number.", "NAME..."),
     CommandOption("-classFrequencies", "class_frequencies", "With -adapt: share of voxels of each class.", "SHARE..."),
     CommandOption("-convert", "convert", "Write a TensorFlow checkpoint or an .npz file as .save.", "X MODEL.cfg"),
+    CommandOption(
+        "-strip", "strip", "Write a model without what only its own training needs, to pass it on.", "X.save"
+    ),
+    CommandOption(
+        "-segment",
+        "segment",
+        "Segment scans with a saved model (several are averaged), without a config file.",
+        "MODEL...",
+    ),
+    CommandOption(
+        "-images", "images", "With -segment: NAME=scan.nii.gz per channel, or a folder of cases.", "NAME=FILE..."
+    ),
+    CommandOption("-roi", "roi", "With -segment: the mask; for a folder, a word in the names of masks.", "MASK"),
+    CommandOption("-probabilities", "probabilities", "With -segment: save the probability of every class too."),
     CommandOption("-plot", "plot", "Draw the curves of one or several sessions.", "SESSION..."),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
@@ -78,7 +92,12 @@ OPTIONS = (
     CommandOption("-exportParameters", "export_parameters", "With -inspect: write the parameters as arrays.", "P.npz"),
     CommandOption("-selfTest", "self_test", "Test this installation on the chosen device, in under a minute."),
     CommandOption("-explain", "explain", "Explain the config keys that match a word.", "WORD"),
-    CommandOption("-output", "output", "The file to write, with -check (JSON), -adapt, -convert and -plot.", "FILE"),
+    CommandOption(
+        "-output",
+        "output",
+        "The file to write, with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
+        "FILE",
+    ),
     CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),
     CommandOption("-seed", "seed", "Seed of everything random (default 0).", "N"),
     CommandOption("-version", "version", "Versions of this program, of torch, CUDA and the driver."),
@@ -86,12 +105,12 @@ OPTIONS = (
     CommandOption("--help", "help", "This help."),
 )
 _SHARES_TOLERANCE = 1e-6
-_WITH_OUTPUT = "-check, -adapt, -convert or -plot"
 _LOWEST = {"seed": 0, "plot_classes": 0}
+_WITH_OUTPUT = "-check, -adapt, -convert, -strip, -plot or -segment"
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
-    *("new_model", "train", "test", "adapt", "convert", "plot"),
+    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -117,6 +136,13 @@ class Arguments:
     class_frequencies: tuple[float, ...] | None = None
     convert: tuple[Path, Path] | None = None
     """A TensorFlow checkpoint and its model config."""
+    strip: Path | None = None
+    segment: tuple[Path, ...] = ()
+    """Saved models or folders of them; several are averaged."""
+    images: tuple[str, ...] = ()
+    """Files, or NAME=file, or one folder; - for a missing channel."""
+    roi: str | None = None
+    probabilities: bool = False
     plot: tuple[Path, ...] = ()
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
@@ -178,6 +204,7 @@ def help_text() -> str:
         "  deepmedic -newModel model.cfg -train train.cfg            create a model and train it",
         "  deepmedic -train train.cfg -model output/cnnModels/X.save train a saved model",
         "  deepmedic -test test.cfg -model output/cnnModels/SESSION  segment with a session's newest model",
+        "  deepmedic -segment X.save -images T1=t1.nii.gz -output labels.nii.gz   segment without any config",
         "  deepmedic -newModel model.cfg -pretrained A.save          a new model that starts from what A learnt",
         "  deepmedic -train train.cfg -model X.save -check           check everything, start nothing",
         "  deepmedic -explain learningRate                           what a config key means",
@@ -290,6 +317,12 @@ def _refuse_contradictions(arguments: Arguments) -> None:
             f"-model {' '.join(map(str, arguments.models))}: several models only have a meaning with -test, which "
             "averages them; name one."
         )
+    missing = [name for name in ("-images", "-output") if name not in given]
+    if arguments.segment and missing:
+        raise CommandLineError(
+            f"-segment needs {' and '.join(missing)} too: "
+            "-segment MODEL -images NAME=scan.nii.gz ... -output segmentation.nii.gz"
+        )
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
@@ -303,12 +336,16 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         raise CommandLineError(f"{reset} only has a meaning with -train; add -train TRAIN.cfg or leave {reset} out.")
     if reset and arguments.new_model:
         raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
+    running = session or bool(arguments.new_model or arguments.segment)
+    derived = arguments.adapt or arguments.convert or arguments.strip
+    writing = bool(derived or arguments.plot or arguments.segment)
     rules = (
         (session, ("-model", "-load"), "-train or -test"),
-        (session or bool(arguments.new_model), ("-check", "-overwrite"), "-newModel, -train or -test"),
+        (running, ("-check", "-overwrite"), "-newModel, -train, -test or -segment"),
+        (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train), ("-split",), "-train"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
-        (arguments.check or bool(arguments.adapt or arguments.convert or arguments.plot), ("-output",), _WITH_OUTPUT),
+        (arguments.check or writing, ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),
         (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-grow"), "-pretrained"),
         (bool(arguments.adapt), ("-classes", "-channels", "-classFrequencies"), "-adapt"),

@@ -85,7 +85,9 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _self_test
     if arguments.plot:
         return _plot
-    if arguments.adapt or arguments.convert:
+    if arguments.segment:
+        return _segment
+    if arguments.adapt or arguments.convert or arguments.strip:
         return _derive
     return _session
 
@@ -133,6 +135,12 @@ def _plot(arguments: Arguments) -> int:
     )
     sys.stdout.write(f"Curves: {path}\n")
     return 0
+
+
+def _segment(arguments: Arguments) -> int:
+    from deepmedic.sessions import segmenting
+
+    return segmenting.run(arguments)
 
 
 def _derive(arguments: Arguments) -> int:

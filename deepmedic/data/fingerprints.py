@@ -18,8 +18,8 @@ patients compared with those of one to three others, was 1.33."""
 _CLEARLY_BETTER = 0.05
 """And by how much, in standard deviations."""
 _UNLIKE = 0.75
-"""Mean difference of quantiles, in standard deviations, from which intensities look foreign: twice that of patients with
-different lesions, and less than that of a scan normalised without its brain mask."""
+"""Mean difference of quantiles, in standard deviations, from which intensities look foreign: twice that of patients
+with different lesions, and less than that of a scan normalised without its brain mask."""
 _MOST_CHANNELS = 7
 """With more of them only pairs are exchanged."""
 

@@ -74,6 +74,8 @@ class ResultFiles:
     classes: int
     feature_maps: FeatureRanges = field(default_factory=dict)
     uncertainty: Sequence[UncertaintyKind] = ()
+    tables: bool = True
+    """Whether tables of metrics are kept in the folder."""
 
     @property
     def probability_classes(self) -> list[int]:
@@ -97,6 +99,11 @@ class ResultFiles:
 
     def record(self, name: str) -> Path:
         return self.folder / "predictions" / f"{name}.json"
+
+    @staticmethod
+    def is_record(path: Path) -> bool:
+        """Whether a file is a record, of any case and run."""
+        return _read_record(path) is not None
 
     def all_of(self, name: str) -> list[Path]:
         """Every image that is saved for a case."""

@@ -278,7 +278,7 @@ def _report(options: SegmentationOptions, summary: SegmentationSummary) -> None:
     means = summary.mean_dices
     if means is not None:
         log_means(options.purpose, means)
-    if options.saving is not None:
+    if options.saving is not None and options.saving.files.tables:
         write_tables(options.saving.files.folder, summary.rows)
     if summary.failures:
         log.warning("%d cases were skipped: %s", len(summary.failures), ", ".join(summary.failures))

@@ -58,7 +58,7 @@ def survey(cases: Sequence[Case], saving: Saving | None) -> dict[int, ExistingRe
         listing = "".join(f"\n  {line}" for line in foreign[:_MOST_NAMED])
         raise OutputHeldError(
             f"{saving.files.folder} holds results of another run for {len(foreign)} of {len(cases)} cases:{listing}"
-            f"{more}\nChoose another sessionName or folderForOutput, or replace them with -overwrite."
+            f"{more}\nChoose another sessionName, folderForOutput or -output, or replace them with -overwrite."
         )
     return kept
 

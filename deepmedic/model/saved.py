@@ -126,6 +126,16 @@ class SavedModel:
         )
         return replace(self, config=named)
 
+    def stripped(self, sha256: str) -> SavedModel:
+        """The same model without the state of its training: optimiser, schedule and metric history.
+
+        Args:
+            sha256: of the file that it was read from, for its provenance.
+        """
+        state = self.training or {}
+        origin = {"sha256": sha256, "session": state.get("session"), "position": state.get("position")}
+        return replace(self, training=None, provenance={**(self.provenance or {}), "stripped": origin})
+
     def network(self) -> DeepMedicNet:
         """Build the network with these parameters, on the CPU and in inference mode.
 

@@ -174,7 +174,7 @@ def _report(
     if transfer is not None:
         lines += ["transfer:", transfer.to_text()]
         findings = {**findings, "transfer": transfer.to_plain()}
-    if arguments.output is not None:
+    if arguments.output is not None and not arguments.segment:  # there it names the segmentation
         write_json_atomically(Path(arguments.output), findings)
     log.info("%s", "\n".join(lines))
 

@@ -1,4 +1,4 @@
-"""Models made from other models, or brought in from elsewhere, without a session: `-adapt` and `-convert`."""
+"""Models made from other models, or brought in from elsewhere, without a session: `-adapt`, `-convert`, `-strip`."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ log = logging.getLogger(__name__)
 
 
 def run(arguments: Arguments) -> int:
-    """Run `-adapt` or `-convert` and return the exit code.
+    """Run `-adapt`, `-convert` or `-strip` and return the exit code.
 
     Raises:
         DeepMedicError: the source cannot be used as asked, or the result cannot be written.
     """
     init_logging()
+    if arguments.strip:
+        return _strip(arguments)
     return _adapt(arguments) if arguments.adapt else _convert(arguments)
 
 
@@ -72,6 +74,19 @@ def _convert(arguments: Arguments) -> int:
     epochs = (model.provenance or {}).get("epochs_trained", "unknown")
     log.info("Converted model (epochs trained: %s): %s", epochs, written)
     log.info("Next: segment scans with it, or go on training:\n  deepmedic -test TEST.cfg -model %s", written)
+    return 0
+
+
+def _strip(arguments: Arguments) -> int:
+    assert arguments.strip is not None
+    path, model, sha256 = read_model(arguments.strip)
+    written = _target(arguments, path.resolve().parent, model.name, "stripped")
+    checkpoints.save(written, model.stripped(sha256).to_content())
+    sizes = (f"{file.stat().st_size / 1e6:.2f} MB" for file in (written, path))
+    log.info("Stripped model: %s (%s, before %s)", written, *sizes)
+    names = model.config.channel_names
+    images = " ".join(f"{name}=FILE" for name in names) if names else "FILE..."
+    log.info("Next: segment scans with it:\n  deepmedic -segment %s -images %s -output labels.nii.gz", written, images)
     return 0
 
 

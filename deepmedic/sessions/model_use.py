@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Literal
 
 import numpy as np
 
 from deepmedic.config.source import ConfigSource
-from deepmedic.data.dataset import DataSet
+from deepmedic.data.cases import Case
+from deepmedic.data.dataset import CaseNeeds, DataSet
+from deepmedic.data.fingerprints import channels_unlike_training, order_that_fits_better
+from deepmedic.data.preprocessing import PreparedCase, intensity_fingerprint
 from deepmedic.errors import DataError
 from deepmedic.model.saved import SavedModel
+
+log = logging.getLogger(__name__)
 
 _SPACING_TOLERANCE = 0.05
 """Relative difference of voxel sizes to those of training that is not worth a warning."""
@@ -66,6 +73,77 @@ def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
             "The network expects intensities as in training."
         )
     return notes
+
+
+class ComparedWithTraining:
+    """Cases that are compared with the intensities of training when they are read, and warned of."""
+
+    def __init__(self, data: DataSet, model: SavedModel) -> None:
+        self._data = data
+        self._model = model
+        self._told = False
+        """Whether foreign intensities were told of; they are commonly so in all cases."""
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        return self._data.cases
+
+    def load(self, index: int) -> PreparedCase:
+        """Read and prepare one case, as the data set does.
+
+        Raises:
+            DataError: its voxels cannot be used.
+        """
+        prepared = self._data.load(index)
+        self._compare(index, prepared)
+        return prepared
+
+    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
+        """Read one case and prepare it for several models, as the data set does.
+
+        Raises:
+            DataError: its voxels cannot be used.
+        """
+        prepared = self._data.load_each(index, needs)
+        self._compare(index, prepared[0])
+        return prepared
+
+    def _compare(self, index: int, prepared: PreparedCase) -> None:
+        found, trained = intensity_fingerprint(prepared), self._model.data.intensities or []
+        order = order_that_fits_better(found, trained)
+        foreign = channels_unlike_training(found, trained)
+        if order is not None:
+            log.warning("%s", _other_order(self.cases[index], order, self._model))
+        elif foreign and not self._told:
+            self._told = True
+            log.warning("%s", _foreign(prepared, foreign, self._model))
+
+
+def _other_order(case: Case, order: Sequence[int | None], model: SavedModel) -> str:
+    refs = [None if channel is None else case.channels[channel] for channel in order]
+    rows = "".join(
+        f"\n    {name}: {given.path.name if given else '-'} is given, {fitting.path.name if fitting else '-'} fits"
+        for name, given, fitting in zip(channel_titles(model), case.channels, refs, strict=True)
+    )
+    return (
+        f"THE CHANNELS OF {case.name} MAY BE IN THE WRONG ORDER: their intensities resemble those of training more "
+        f"in another order.{rows}\n    Check which image is which: with exchanged channels the result is wrong."
+    )
+
+
+def _foreign(prepared: PreparedCase, foreign: Sequence[int], model: SavedModel) -> str:
+    titles = ", ".join(channel_titles(model)[index] for index in foreign)
+    advice = "" if prepared.roi is not None else " Was there an ROI mask (such as a brain mask) in training? Give one."
+    return (
+        f"The intensities of {prepared.name} are unlike those of training ({titles}): the result may be poor. Prepare "
+        f"the images as those of training were.{advice}"
+    )
+
+
+def channel_titles(model: SavedModel) -> tuple[str, ...]:
+    """What the channels of a model are called in messages: their names, else "channel 1", ..."""
+    numbered = tuple(f"channel {number}" for number in range(1, model.architecture.input_channels + 1))
+    return model.config.channel_names or numbered
 
 
 def _millimetres(spacing: tuple[float, float, float]) -> str:

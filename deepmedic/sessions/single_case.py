@@ -18,7 +18,7 @@ from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
 from deepmedic.config.source import ConfigFile
 from deepmedic.data import voxel_checks
 from deepmedic.data.cases import Case, ImageRef, image_ref
-from deepmedic.data.dataset import CaseNeeds, DataSet
+from deepmedic.data.dataset import DataSet
 from deepmedic.data.nifti import VolumeHeader, array_header, to_native, write_volume
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
 from deepmedic.data.volumes import LoadedCase, check_case
@@ -26,7 +26,8 @@ from deepmedic.errors import DataError, ProblemList
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.model_use import choose_tiling, compare_with_training
+from deepmedic.sessions.ensemble import needs_of
+from deepmedic.sessions.model_use import ComparedWithTraining, choose_tiling, compare_with_training
 
 log = logging.getLogger(__name__)
 
@@ -166,11 +167,6 @@ def _named(model: SavedModel) -> str:
     return f" ({', '.join(names)})" if names else ""
 
 
-def _needs(model: SavedModel) -> CaseNeeds:
-    architecture, segment = model.architecture, model.config.segment_size_inference
-    return CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
-
-
 def _from_files(
     model: SavedModel, channels: Sequence[Image | None], roi: Image | None, preprocessing: PreprocessingConfig
 ) -> tuple[PreparedCase, VolumeHeader]:
@@ -181,10 +177,10 @@ def _from_files(
     found = check_case(case, preprocessing, problems, notes)
     problems.raise_if_any()
     assert found is not None  # otherwise something was refused
-    data = DataSet("inference", [case], [found], preprocessing, _needs(model))
+    data = DataSet("inference", [case], [found], preprocessing, needs_of(model))
     for note in [*notes, *compare_with_training(data, model)]:
         log.warning("%s", note)
-    return data.load(0), next(header for header in found.channels if header)
+    return ComparedWithTraining(data, model).load(0), next(header for header in found.channels if header)
 
 
 def _from_arrays(
@@ -214,7 +210,7 @@ def _from_arrays(
         notes=notes,
     )
     warning = unnormalised_warning(loaded, preprocessing.zscore)
-    needs = _needs(model)
+    needs = needs_of(model)
     prepared = prepare_case(loaded, needs.margins, preprocessing, needs.segment)
     for note in [*prepared.notes, *([warning] if warning else [])]:
         log.warning("%s", note)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -25,6 +26,7 @@ from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
+from deepmedic.inference.label_tables import write_label_tables
 from deepmedic.inference.results import ExistingResults, ResultFiles, RunIdentity, output_name
 from deepmedic.inference.segment_cases import SegmentationOptions, SegmentationSummary, segment_cases
 from deepmedic.inference.survey import Saving, survey
@@ -33,7 +35,7 @@ from deepmedic.logs import EventLog, session_log
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
 from deepmedic.sessions.ensemble import NamedModel, find_models, members_of, needs_of
-from deepmedic.sessions.model_use import choose_tiling, compare_with_training
+from deepmedic.sessions.model_use import ComparedWithTraining, choose_tiling, compare_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.training.interruption import Interrupted, Interruption
 
@@ -54,6 +56,26 @@ class TestPlan:
     models: list[NamedModel]
     """All models whose probabilities are averaged; `model` is the first."""
     notes: list[str] = field(default_factory=list)
+    in_a_session: bool = True
+    """Whether there is a session's folder, which is locked and gets logs."""
+
+    @property
+    def files(self) -> ResultFiles:
+        """Where results go."""
+        config, architecture = self.config, self.model.architecture
+        ranges = selected_feature_maps(architecture, config.output)
+        uncertainty = config.prediction.uncertainty
+        return ResultFiles(self.paths.predictions, config.output, architecture.classes, ranges, uncertainty)
+
+    @property
+    def label_tables(self) -> tuple[Path, str]:
+        """Folder of the tables that tell viewers the names of classes, and what their file names begin with."""
+        return self.paths.predictions, ""
+
+    @property
+    def results(self) -> Path:
+        """What the user is told as the place of results."""
+        return self.paths.predictions
 
     @property
     def model(self) -> SavedModel:
@@ -117,9 +139,11 @@ def run(plan: TestPlan) -> int:
     """
     paths = plan.paths
     with ExitStack() as stack:
-        stack.enter_context(session_lock(paths.folder, paths.session))
+        if plan.in_a_session:
+            stack.enter_context(session_lock(paths.folder, paths.session))
         existing = find_existing(plan)
-        stack.enter_context(session_log(paths.log))
+        if plan.in_a_session:
+            stack.enter_context(session_log(paths.log))
         stack.enter_context(devices.session_numerics(plan.device, plan.config.execution))
         try:
             return _run(plan, existing)
@@ -182,7 +206,8 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
             scoring=config.scoring,
             progress=advance,
         )
-        summary = segment_cases(members_of(plan.models, plan.device), plan.data, options, existing)
+        data = ComparedWithTraining(plan.data, plan.model)
+        summary = segment_cases(members_of(plan.models, plan.device), data, options, existing)
     _report(plan, summary)
     return summary.exit_code
 
@@ -214,20 +239,17 @@ def blending_of(config: TestConfig) -> Blending | None:
 
 def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
     """Where the results of a session go."""
-    config, architecture = plan.config, plan.model.architecture
-    ranges = selected_feature_maps(architecture, config.output)
-    uncertainty = config.prediction.uncertainty
-    files = ResultFiles(plan.paths.predictions, config.output, architecture.classes, ranges, uncertainty)
-    digests = [one.sha256 for one in plan.models]
+    config, digests = plan.config, [one.sha256 for one in plan.models]
     identity = RunIdentity.of(digests[0], inference, config.preprocessing, config.prediction, digests)
     scoring = {**to_plain(config.scoring), "classNames": plan.model.config.class_names}
-    return Saving(files, identity, plan.arguments.overwrite, scoring)
+    return Saving(plan.files, identity, plan.arguments.overwrite, scoring)
 
 
 def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
-    events = EventLog(plan.paths.events)
     computed, kept = len(summary.computed), len(summary.kept)
-    events.write("segmented", computed=summary.computed, kept=summary.kept, failures=summary.failures)
+    if plan.in_a_session:
+        found = {"computed": summary.computed, "kept": summary.kept, "failures": summary.failures}
+        EventLog(plan.paths.events).write("segmented", **found)
     log.info("%d cases segmented, %d kept from before, %d skipped.", computed, kept, len(summary.failures))
     means = summary.mean_dices
     if means is not None:
@@ -236,11 +258,23 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
         log.info("%s\n%s", paper_table.heading(scores), paper_table.console(scores))
         log.info("Metrics: %s", plan.paths.predictions / "metrics.csv")
         log.info("A table for a paper (Markdown, LaTeX): %s", plan.paths.predictions / "metrics.md")
-    log.info("Results: %s", plan.paths.predictions)
+    log.info("Results: %s", plan.results)
     if plan.config.output.save_segmentation:
-        case = plan.data.cases[0]
-        segmentation = saving(plan, inference_settings(plan)).files.segmentation(output_name(0, case))
-        scan = next(image.path for image in case.channels if image is not None)
-        log.info(
-            "Next: look at them over their scans in a viewer, for instance:\n  itksnap -g %s -s %s", scan, segmentation
-        )
+        _advise_viewers(plan)
+
+
+def _advise_viewers(plan: TestPlan) -> None:
+    """Write the tables of names of classes, if they have names, and say how to look at a result."""
+    written = ((case, plan.files.segmentation(output_name(index, case))) for index, case in enumerate(plan.data.cases))
+    found = next((pair for pair in written if pair[1].is_file()), None)
+    if found is None:
+        return
+    case, segmentation = found
+    scan = next(image.path for image in case.channels if image is not None)
+    names, viewer, other = plan.model.config.class_names, f"itksnap -g {scan} -s {segmentation}", ""
+    if names is not None:
+        itk_snap, fsleyes = write_label_tables(*plan.label_tables, names)
+        log.info("Names and colours of the classes: %s (ITK-SNAP), %s (FSLeyes)", itk_snap, fsleyes)
+        viewer += f" -l {itk_snap}"
+        other = f"\n  fsleyes {scan} {segmentation} -ot label -l {fsleyes}"
+    log.info("Next: look at them over their scans in a viewer, for instance:\n  %s%s", viewer, other)

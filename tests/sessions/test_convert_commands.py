@@ -306,3 +306,31 @@ class TestTheano:
         assert "-convert PARAMETERS.npz MODEL.cfg" in outcome.err
         assert "-newModel MODEL.cfg -pretrained PARAMETERS.npz" in outcome.err
         assert study.files() == before
+
+
+class TestStrip:
+    def test_everything_but_the_state_of_training_stays(self, study, run):
+        assert run("-newModel", study.folder / "model.cfg", "-train", study.train(numberOfEpochs=1)).code == 0
+        trained, stripped = study.newest(), study.folder / "small.save"
+        outcome = run("-strip", trained, "-output", stripped)
+        assert outcome.code == 0
+        assert f"Stripped model: {stripped} (" in outcome.out
+        assert f"deepmedic -segment {stripped} -images FILE... -output labels.nii.gz" in outcome.out
+        before, after = study.content(trained), study.content(stripped)
+        assert after["training"] is None
+        assert after["provenance"]["stripped"]["sha256"] == sha256_of(trained)
+        assert after["provenance"]["stripped"]["position"]["epoch"] == 1
+        for name in ("config", "data", "rolling_rows", "dialect", "formatVersion"):
+            assert after[name] == before[name]
+        for name in ("parameters", "start_parameters"):
+            assert all(torch.equal(tensor, after[name][key]) for key, tensor in before[name].items())
+        assert stripped.stat().st_size < trained.stat().st_size
+        assert run("-test", study.folder / "test.cfg", "-model", stripped).code == 0
+        outcome = run("-train", study.train("more", sessionName="more"), "-model", stripped)
+        assert (outcome.code, "-resetOptimizer" in outcome.err) == (5, True)
+
+    def test_an_existing_file_is_not_replaced(self, study, run):
+        assert run("-newModel", study.folder / "model.cfg").code == 0
+        [initial] = (study.out / "cnnModels").glob("*.save")
+        assert run("-strip", initial, "-output", initial).code == 8
+        assert run("-strip", study.folder / "none.save").code == 5
