@@ -152,6 +152,20 @@ def test_a_folder_of_cases(place, segment, tmp_path):
     assert "made from other images: roi" in (tmp_path / "results/logs/segment.txt").read_text()
 
 
+def test_several_models_are_averaged(place, capsys, tmp_path):
+    second = deepmedic.load_model(place / "tiny.save")
+    second.parameters["normal/1/weight"] = -second.parameters["normal/1/weight"]
+    deepmedic.save_model(second, place / "second.save")
+    names = ["tiny.save", "second.save"]
+    command = ["-images", *images(place), "-output", str(tmp_path / "seg.nii.gz"), "-probabilities", "-dev", "cpu"]
+    assert cli.main(["-segment", *(str(place / name) for name in names), *command]) == 0
+    assert "Each case is predicted 2 times; probabilities are averaged." in capsys.readouterr().out
+    found = np.asarray(nib.load(tmp_path / "seg_ProbMapClass1.nii.gz").dataobj)
+    scans = [place / "scans/case1/t1.nii.gz", place / "scans/case1/flair.nii.gz"]
+    each = [deepmedic.segment(place / name, scans, device="cpu").probabilities[1] for name in names]
+    np.testing.assert_allclose(found, np.mean(each, axis=0), atol=1e-6)
+
+
 def test_exchanged_channels_are_told(place, segment):
     one, other = (f"{place}/scans/case1/{name}.nii.gz" for name in ("t1", "flair"))
     mask = place / "scans/case1/mask.nii.gz"
