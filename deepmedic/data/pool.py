@@ -196,6 +196,29 @@ class VolumePool:
             self._set_table(self._rows)
         return room
 
+    def shrink(self, budget_bytes: int, *, keep_table: bool = True) -> bool:
+        """Give up all cases but those of the table, or all, and the memory they took; return whether there was any.
+
+        Segments of the table's cases can be gathered as before.
+
+        Args:
+            budget_bytes: the most that the pool may take from now on, if that is less than before.
+            keep_table: whether the cases last required stay.
+        """
+        before = self.bytes_allocated
+        rows = self._rows if keep_table else []
+        self.discard(set(self._cases).difference(rows))
+        self._compact()
+        self.budget_bytes = min(self.budget_bytes, budget_bytes)
+        # By way of the host, since the old and the new tensors need not fit into the device's memory together.
+        kept = [tensor[..., : self._placement.end].to("cpu", copy=True) for tensor in self._tensors()]
+        self._release()
+        self._allocate(self._placement.end)
+        for tensor, values in zip(self._tensors(), kept, strict=True):
+            tensor.copy_(values)
+        self._set_table(rows)
+        return self.bytes_allocated < before
+
     def discard(self, keys: Iterable[Hashable]) -> None:
         """Give up cases that will not be needed again."""
         for key in keys:
@@ -272,6 +295,13 @@ class VolumePool:
         self.roi = self._grown("roi", (elements,), torch.bool) if layout.roi else None
         weight_shape = (layout.weight_maps, elements)
         self.weight_maps = self._grown("weight_maps", weight_shape, torch.float32) if layout.weight_maps else None
+
+    def _release(self) -> None:
+        """Give the memory of all tensors back to the device."""
+        for name in ("channels", "labels", "roi", "weight_maps"):
+            setattr(self, name, None)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _grown(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         grown = torch.empty(shape, dtype=dtype, device=self.device)

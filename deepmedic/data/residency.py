@@ -35,14 +35,24 @@ def residency_of(data: DataSet, budget: int, cases: int, workers: int, device: t
         workers: threads that read.
         device: where volumes are resident.
     """
-    lengths = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
-    sizes = [length * layout_of(data).bytes_per_voxel for length in (sum(lengths), sum(lengths[:cases]), lengths[0])]
-    everything = sizes[0] <= budget
-    resident = sizes[0] if everything else sizes[1]
-    spare = (budget - resident if device.type == "cpu" else budget) // sizes[2]
+    everything = volume_bytes(data) <= budget
+    resident = volume_bytes(data) if everything else subepoch_bytes(data, cases)
+    largest = subepoch_bytes(data, 1)
+    spare = (budget - resident if device.type == "cpu" else budget) // largest
     in_hand = min(1 + max(spare, 0), max(2 * workers, 1))
-    pool_bytes = budget - (in_hand - 1) * sizes[2] if device.type == "cpu" else budget
+    pool_bytes = budget - (in_hand - 1) * largest if device.type == "cpu" else budget
     return Residency(pool_bytes, Reading(workers, in_hand), everything)
+
+
+def volume_bytes(data: DataSet) -> int:
+    """Bytes of all cases of a data set once they are resident."""
+    return data.total_elements() * layout_of(data).bytes_per_voxel
+
+
+def subepoch_bytes(data: DataSet, cases: int) -> int:
+    """Bytes of the volumes of a subepoch, should it draw from the largest cases."""
+    sizes = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
+    return sum(sizes[:cases]) * layout_of(data).bytes_per_voxel
 
 
 def pool_for(data: DataSet, device: torch.device, budget_bytes: int) -> VolumePool:

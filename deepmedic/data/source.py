@@ -16,6 +16,7 @@ from deepmedic.data.dataset import DataSet
 from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.reading import CaseReader, Reading, read_ahead, workers_of
+from deepmedic.data.residency import subepoch_bytes
 from deepmedic.data.sampling import SubepochPlan, SubepochRequest, SubepochSampler
 from deepmedic.data.sampling_maps import SamplingRule
 from deepmedic.data.segments import SegmentBatch, SegmentGeometry, gather
@@ -151,6 +152,15 @@ class SegmentSource:
             if not self._has_room:
                 return
             self._reader.take(case)
+
+    def give_up_volumes(self, *, in_use: bool) -> bool:
+        """Give up resident cases, for good all but those of one subepoch; return whether that made room.
+
+        Args:
+            in_use: whether batches of the last subepoch will still be asked for.
+        """
+        self._reader.want(())
+        return self.pool.shrink(subepoch_bytes(self.data, self.settings.cases), keep_table=in_use)
 
     def close(self) -> None:
         """End the threads that read ahead."""

@@ -97,6 +97,19 @@ def set_rolling_rows(net: DeepMedicNet, rows: Mapping[str, int]) -> None:
         layers[layer].next_row.fill_(row)
 
 
+def next_rows(net: DeepMedicNet) -> torch.Tensor | None:
+    """Return what `rolling_rows` says as a tensor on the network's device, without waiting for it; None: no layers."""
+    rows = [normalization.next_row for _, normalization in _batch_norms(net)]
+    return torch.cat(rows) if rows else None
+
+
+@torch.no_grad()
+def put_next_rows(net: DeepMedicNet, rows: torch.Tensor | None) -> None:
+    """Set what `next_rows` returned, so that the next batch overwrites what those since then stored."""
+    for (_, normalization), row in zip(_batch_norms(net), () if rows is None else rows, strict=True):
+        normalization.next_row.fill_(row)
+
+
 def optimizer_order(net: DeepMedicNet) -> list[tuple[str, nn.Parameter]]:
     """Return the parameters to train, with their names: by pathway and layer, the softmax bias last; no frozen ones."""
     named = _named(net, trainable_only=True)

@@ -11,6 +11,7 @@ from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
 from deepmedic.data.memory import bytes_as_text
+from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
 from deepmedic.locks import refuse_if_held
@@ -136,7 +137,7 @@ def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     steps = (config.total_epochs - done) * config.subepochs * batches
     with devices.session_numerics(plan.device, config.execution):
         one = estimates.seconds_per_step(model.network(), segment, config.batch_size, plan.device)
-    volumes = sum(estimates.volume_bytes(data) for data in (plan.training, plan.validation) if data)
+    volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
     budget = plan.budgets.training + plan.budgets.validation
     step = estimates.activation_bytes(model.architecture, segment, config.batch_size, training=True)
     return {

@@ -16,8 +16,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text, memory_limit
-from deepmedic.data.pool import elements_for
-from deepmedic.data.residency import layout_of
+from deepmedic.data.residency import subepoch_bytes, volume_bytes
 from deepmedic.errors import ResourceError
 from deepmedic.files import free_bytes
 from deepmedic.model.network import DeepMedicNet
@@ -41,30 +40,42 @@ class Budgets:
     validation: int = 0
 
 
-def volume_bytes(data: DataSet) -> int:
-    """Bytes of all cases of a data set once they are resident."""
-    return data.total_elements() * layout_of(data).bytes_per_voxel
-
-
 def volume_budgets(config: TrainConfig, device: torch.device, validation: DataSet | None) -> Budgets:
     """Share `memoryBudget`, or half of the device's memory: validation gets what it needs, up to a third."""
     if config.execution.memory_budget is not None:
         together = int(config.execution.memory_budget * _GIB)
-    elif device.type == "cuda":
-        together = int(_SHARE_OF_MEMORY * torch.cuda.mem_get_info(device)[0])
     else:
-        together = int(_SHARE_OF_MEMORY * memory_limit())
+        together = int(_SHARE_OF_MEMORY * _memory_of(device))
     if validation is None:
         return Budgets(together)
-    share = max(together // 3, _largest_subepoch(validation, config.cases_per_subepoch))
+    share = max(together // 3, subepoch_bytes(validation, config.cases_per_subepoch))
     share = min(share, volume_bytes(validation))
     return Budgets(together - share, share)
 
 
 def step_budget(device: torch.device) -> int:
     """Bytes that one training step may take, where half of the memory is left to volumes."""
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_limit()
-    return int((1 - _SHARE_OF_MEMORY) * free)
+    return int((1 - _SHARE_OF_MEMORY) * _memory_of(device))
+
+
+def check_budget(volumes: int, budget: int, device: torch.device) -> None:
+    """Refuse to start when volumes would fill more memory than the device has, as `memoryBudget` would let them.
+
+    Args:
+        volumes: bytes of all that could be resident.
+        budget: bytes that may be.
+        device: where they would be.
+
+    Raises:
+        ResourceError: names what would be used and what there is.
+    """
+    used, there_is = min(volumes, budget), _memory_of(device)
+    if used > there_is:
+        raise ResourceError(
+            f"memoryBudget allows {bytes_as_text(budget)} for volumes, of which {bytes_as_text(used)} would be used, "
+            f"but {device} has only {bytes_as_text(there_is)}. Lower memoryBudget (in GiB), or leave it out for half "
+            "of the memory: cases that do not fit are read when they are needed."
+        )
 
 
 def check_memory(data: DataSet, cases: int, budget: int) -> None:
@@ -78,7 +89,7 @@ def check_memory(data: DataSet, cases: int, budget: int) -> None:
     Raises:
         ResourceError: names what is needed and what there is.
     """
-    needed = _largest_subepoch(data, cases)
+    needed = subepoch_bytes(data, cases)
     if needed > budget:
         raise ResourceError(
             f"{data.role}: the {min(cases, len(data))} largest cases, which one subepoch may draw from, need "
@@ -139,6 +150,11 @@ def activation_bytes(architecture: Architecture, segment: Size3, batch: int, *, 
     return total * batch * _FLOAT * (3 if training else 1)
 
 
+def _memory_of(device: torch.device) -> int:
+    """Bytes that are free on a GPU, or that this process may use."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else memory_limit()
+
+
 def seconds_per_step(network: DeepMedicNet, segment: Size3, batch: int, device: torch.device) -> float:
     """Measure forward and backward of one segment and scale it to a batch; a rough number, made in a moment."""
     network = network.to(device).train()
@@ -175,12 +191,6 @@ def _seconds_of_one(
             torch.cuda.synchronize(device)
         seconds = time.perf_counter() - started
     return seconds
-
-
-def _largest_subepoch(data: DataSet, cases: int) -> int:
-    """Bytes of the volumes of a subepoch, should it draw from the largest cases."""
-    sizes = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
-    return sum(sizes[:cases]) * layout_of(data).bytes_per_voxel
 
 
 def _pathway_voxels(kernels: tuple[Size3, ...], feature_maps: tuple[int, ...], size: Size3) -> int:

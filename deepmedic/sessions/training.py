@@ -79,6 +79,6 @@ def _finished_before(plan: TrainingPlan) -> int:
 
 def _out_of_memory(plan: TrainingPlan, problem: BaseException) -> ResourceError:
     return ResourceError(
-        f"Memory ran out in a training step on {plan.device}: {str(problem).splitlines()[0]} Lower batchsize_train, "
-        "segmentsDimTrain or memoryBudget, and repeat the command to go on."
+        f"Memory ran out on {plan.device}: {(str(problem).splitlines() or ['MemoryError.'])[0]} Lower memoryBudget, "
+        "numOfCasesLoadedPerSubepoch, batchsize_train or segmentsDimTrain, and repeat the command to go on."
     )

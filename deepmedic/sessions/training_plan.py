@@ -20,6 +20,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import duplicates_between
 from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, data_set_of, read_data_set
 from deepmedic.data.geometry_checks import check_axis_orders, spacing_table
+from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import DataError, ModelError, ProblemList
 from deepmedic.files import sha256_of
 from deepmedic.model import parameters
@@ -221,6 +222,9 @@ def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
     if problems.problems:
         return  # volumes whose headers are bad have no size
     plan.budgets = estimates.volume_budgets(config, plan.device, plan.validation)
+    volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
+    with problems.gather():
+        estimates.check_budget(volumes, plan.budgets.training + plan.budgets.validation, plan.device)
     with problems.gather():
         estimates.check_memory(plan.training, config.cases_per_subepoch, plan.budgets.training)
     if plan.validation is not None:

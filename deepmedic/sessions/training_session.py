@@ -10,20 +10,20 @@ from deepmedic import devices
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text
 from deepmedic.data.reading import workers_of
-from deepmedic.data.residency import pool_for, residency_of
+from deepmedic.data.residency import pool_for, residency_of, volume_bytes
 from deepmedic.data.source import SegmentSource, SourceSettings
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import EventLog
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions import estimates, new_model
+from deepmedic.sessions import new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
 from deepmedic.training import network_weights
-from deepmedic.training.history import History
+from deepmedic.training.history import History, Role
 from deepmedic.training.interruption import Interruption
 from deepmedic.training.learning import Learning, begin_phase
 from deepmedic.training.recorder import Recorder, RecorderOutputs
@@ -74,6 +74,7 @@ class TrainingSession:
             start=self.model.start_parameters,
             read_weights=self.write.weights_of,
             phase_start=self.beginning.extra.get("phaseStart"),
+            make_room=self._make_room,
         )
         started, extra = self.beginning.kind == "started", self.beginning.extra
         if started and not extra:
@@ -87,6 +88,13 @@ class TrainingSession:
                 if source is not None:
                     source.close()
         return self._finish()
+
+    def _make_room(self, role: Role) -> bool:
+        """Give up resident volumes but those of the sub-epoch that is under way; return whether there were any."""
+        training = self.training.give_up_volumes(in_use=role == "training")
+        if self.validation is None:
+            return training
+        return self.validation.give_up_volumes(in_use=role == "validation") or training
 
     def _finish(self) -> int:
         state, paths = self.beginning.state, self.plan.paths
@@ -148,7 +156,7 @@ class TrainingSession:
                 "The %d %s cases take %s: up to %s stay in memory, and %d threads read ahead what else is needed.",
                 len(data),
                 data.role,
-                bytes_as_text(estimates.volume_bytes(data)),
+                bytes_as_text(volume_bytes(data)),
                 bytes_as_text(residency.pool_bytes),
                 workers,
             )

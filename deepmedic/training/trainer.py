@@ -29,6 +29,7 @@ from deepmedic.training.history import Role, VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.learning import begin_phase
 from deepmedic.training.losses import class_weights, pull_to_start, regularization, training_cost
+from deepmedic.training.memory_relief import within_memory
 from deepmedic.training.optimisers import Optimiser
 from deepmedic.training.recorder import Recorder
 from deepmedic.training.schedules import (
@@ -87,6 +88,8 @@ class TrainerParts:
     """Reads those of an earlier checkpoint of the session; None if it is gone."""
     phase_start: dict[str, Any] | None = None
     """The weights that the phase began with, where it may be undone."""
+    make_room: Callable[[Role], bool] = lambda role: False
+    """Gives up what is resident beyond what a sub-epoch of that role draws from; returns whether there was any."""
 
 
 class Trainer:
@@ -188,12 +191,13 @@ class Trainer:
         position, started = self.state.position, time.monotonic()
         batches = source.subepoch(position.epoch, position.subepoch)
         tally = self._new_tally()
+        make_room = partial(self.parts.make_room, "validation")
         self.network.eval()
         with self._averaged():
             for index in tqdm(range(len(batches)), desc="validating", leave=False, disable=None):
                 segments = batches[index]
-                with torch.inference_mode(), numerical_precision(self.config.execution.precision, self.parts.device):
-                    logits = self.network(*segments.inputs)
+                with torch.inference_mode():
+                    logits = within_memory(self._logits, segments, self.network, make_room, "batchsize_val_samples")
                 tally.add(self._counts(logits, segments.labels))
                 self.parts.recorder.progress("validation", index + 1, len(batches))
                 self.parts.interruption.raise_if_requested()
@@ -225,17 +229,26 @@ class Trainer:
 
     def _step(self, batch: SegmentBatch, rate: float, momentum: float) -> tuple[Tensor, Tensor]:
         """Make one training step; return its cost (0-dimensional) and counts [class, 4], both on the device."""
-        assert batch.labels is not None
-        self._seed_dropout()
-        with numerical_precision(self.config.execution.precision, self.parts.device):
-            logits = self.network(*batch.inputs)
-        cost = self._cost(logits, batch.labels)
-        self.optimiser.zero_grad()
-        cost.backward()
+        make_room = partial(self.parts.make_room, "training")
+        logits, cost = within_memory(self._gradients, batch, self.network, make_room, "batchsize_train")
         self.optimiser.step(rate, momentum)
         if self.average is not None:
             self.average.update()
-        return cost.detach(), self._counts(logits.detach(), batch.labels)
+        return cost, self._counts(logits, batch.labels)
+
+    def _gradients(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
+        """Return logits and cost of a batch, and leave the gradients of the cost in the parameters."""
+        assert batch.labels is not None
+        self._seed_dropout()
+        self.optimiser.zero_grad()
+        logits = self._logits(batch)
+        cost = self._cost(logits, batch.labels)
+        cost.backward()
+        return logits.detach(), cost.detach()
+
+    def _logits(self, batch: SegmentBatch) -> Tensor:
+        with numerical_precision(self.config.execution.precision, self.parts.device):
+            return self.network(*batch.inputs)
 
     def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
         config, classes = self.config, self.network.architecture.classes

@@ -221,6 +221,51 @@ class TestReadAhead:
         assert_same(pool.view(4), cases[4])
 
 
+class TestShrinking:
+    @pytest.fixture
+    def pool(self, loader):
+        pool = loader.pool(2000)
+        pool.require([0, 1, 2, 3, 4, 5], loader)
+        pool.require([4, 1], loader)
+        return pool
+
+    def test_cases_in_use_stay_and_are_gathered_as_before(self, pool, loader):
+        places = torch.tensor([0, 1, 1]), torch.tensor([[0, 1, 0], [-1, 0, 2], [2, 2, 2]])
+        before = gather_at(pool, GEOMETRY, *places, with_labels=True)
+        assert pool.shrink(10**9)
+        assert sorted(pool.keys) == [1, 4]
+        assert (
+            pool.bytes_allocated
+            == pool.bytes_used
+            == sum(elements_for(loader.case(number).size) * pool.layout.bytes_per_voxel for number in (1, 4))
+        )
+        after = gather_at(pool, GEOMETRY, *places, with_labels=True)
+        for values, wanted in zip((*after.inputs, after.labels), (*before.inputs, before.labels), strict=True):
+            assert torch.equal(values, wanted)
+        for number in (1, 4):
+            assert_same(pool.view(number), loader.case(number))
+
+    def test_a_second_time_there_is_nothing_to_give_up(self, pool):
+        assert pool.shrink(10**9)
+        assert not pool.shrink(10**9)
+
+    def test_without_the_table_nothing_stays(self, pool, loader):
+        assert pool.shrink(10**9, keep_table=False)
+        assert (pool.keys, pool.bytes_allocated) == ([], 0)
+        pool.require([3], loader)
+        assert_same(pool.view(3), loader.case(3))
+
+    def test_the_budget_is_lowered_for_good(self, pool, loader):
+        least = 2 * elements_for((6, 4, 5)) * pool.layout.bytes_per_voxel
+        pool.shrink(least)
+        for number in range(6):
+            pool.require([number, number + 1], loader)
+            assert pool.bytes_allocated <= least
+        assert pool.budget_bytes == least
+        pool.shrink(10**9)
+        assert pool.budget_bytes == least
+
+
 def test_discarded_cases_leave_room(make_case):
     pool = VolumePool(PoolLayout.of(make_case()), "cpu", 2 * ONE_CASE * 9)
     pool.require([(0, "a"), (0, "b")], lambda key: make_case(seed=ord(key[1])))

@@ -12,6 +12,7 @@ import torch
 from deepmedic.config.load import load_model_config, load_train_config
 from deepmedic.config.sections import ExecutionConfig
 from deepmedic.data.dataset import CaseNeeds, read_data_set
+from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import ProblemList, ResourceError
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
@@ -42,7 +43,7 @@ ONE_CASE = (1 + 24 * 22 * 20) * (2 * 4 + 1 + 1)
 
 
 def test_volumes_take_their_channels_labels_and_roi(data):
-    assert estimates.volume_bytes(data) == 2 * ONE_CASE
+    assert volume_bytes(data) == 2 * ONE_CASE
 
 
 def test_budget_is_shared_between_training_and_validation(config, data):
@@ -71,6 +72,21 @@ def test_subepoch_that_may_not_fit_is_refused(data):
         ResourceError, match=r"training: the 2 largest cases, which one subepoch may draw from, need 206\.3 KiB"
     ):
         estimates.check_memory(data, 50, 2 * ONE_CASE - 1)
+
+
+def test_budget_that_the_device_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setattr(estimates, "memory_limit", lambda: 2**30)
+    estimates.check_budget(2**30, 2**40, CPU)  # less is used
+    estimates.check_budget(2**40, 2**30, CPU)
+    expected = r"memoryBudget allows 3\.0 GiB for volumes, of which 2\.0 GiB would be used, but cpu has only 1\.0 GiB"
+    with pytest.raises(ResourceError, match=expected):
+        estimates.check_budget(2 * 2**30, 3 * 2**30, CPU)
+
+
+def test_budget_is_compared_with_what_is_free_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2**30, 2**40))
+    with pytest.raises(ResourceError, match=r"but cuda:1 has only 1\.0 GiB"):
+        estimates.check_budget(2**31, 2**31, torch.device("cuda", 1))
 
 
 def test_disk_holds_checkpoints_and_results(config, data, model):

@@ -517,8 +517,8 @@ def test_running_out_of_memory_is_a_refusal(study, run, monkeypatch):
     monkeypatch.setattr(Trainer, "_step", exhausted)
     outcome = run("-newModel", study.folder / "model.cfg", "-train", study.train())
     assert outcome.code == 6
-    assert "Memory ran out in a training step on cpu: CUDA out of memory" in outcome.err
-    assert "Lower batchsize_train" in outcome.err
+    assert "Memory ran out on cpu: CUDA out of memory" in outcome.err
+    assert "Lower memoryBudget, numOfCasesLoadedPerSubepoch, batchsize_train or segmentsDimTrain" in outcome.err
 
 
 class TestDataThatDiffer:
