@@ -147,7 +147,7 @@ class TrainingSession:
             sampling=config.sampling if training else config.validation_sampling,
             augmentation=config.augmentation if training else None,
             subepochs=config.subepochs,
-            epochs=config.epochs,
+            epochs=config.total_epochs,
         )
         device, workers = self.plan.device, workers_of(config.sampling_processes)
         residency = residency_of(data, budget, config.cases_per_subepoch, workers, device)
