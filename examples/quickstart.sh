@@ -28,6 +28,8 @@ What to try next
   Another setting:   change learningRate or numberOfEpochs in configs/quickstart/train.cfg, give the session another
                      sessionName, and run the command of step 1 again.
   Stop and go on:    press Ctrl-C during training (or kill it); the same command goes on exactly where it stopped.
+  One scan alone:    deepmedic -segment examples/output/cnnModels/quickstart -images T1=examples/data/subject3/T1.nii.gz \
+                     -roi examples/data/subject3/mask.nii.gz -output labels.nii.gz     (no config file)
   Your own scans:    list them as in examples/lists/*.cfg, one file per line; documentation/data.md says how.
   What a key means:  deepmedic -explain learningRate
   Where to read on:  README.md and documentation/

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -41,47 +41,55 @@ def scored_rows(case: Compared, scored: Sequence[Scored], scoring: ScoringConfig
     `lesions_predicted`, `lesions_detected`, `lesions_missed`, `lesions_false` and `lesion_f1`.
     """
     number = 1 + max(label for one in scored for label in one.classes)
-    roi = torch.ones_like(case.labels, dtype=torch.bool) if case.roi is None else case.roi
-    saved = confusion_matrix(case.segmentation, case.labels, number)
-    everywhere = confusion_matrix(case.segmentation_everywhere, case.labels, number)
-    inside = confusion_matrix(case.segmentation * roi, case.labels * roi, number)
-    masks = _Masks(case)
+    cut, background = _without_background(case)
+    roi = torch.ones_like(cut.labels, dtype=torch.bool) if cut.roi is None else cut.roi
+    saved = confusion_matrix(cut.segmentation, cut.labels, number)
+    everywhere = confusion_matrix(cut.segmentation_everywhere, cut.labels, number)
+    inside = confusion_matrix(cut.segmentation * roi, cut.labels * roi, number)
+    for matrix in (saved, everywhere, inside):
+        matrix[0, 0] += background
     rows = []
     for one in scored:
         further = {
             "dice1": dice_or_nan(merged_counts(everywhere, one.classes)),
             "dice3": dice_or_nan(merged_counts(inside, one.classes)),
-            **masks.scores(one.classes, number, scoring),
+            **_scores_of_masks(cut, one.classes, number, scoring),
         }
         rows.append(metrics_row(case.name, one, merged_counts(saved, one.classes), math.prod(case.spacing), further))
     return rows
 
 
-class _Masks:
-    """Scores of masks, cut to the smallest box around everything that is predicted or true."""
+def _without_background(case: Compared) -> tuple[Compared, int]:
+    """The smallest box around everything that is predicted or true, and how many voxels are beyond it."""
+    anything = (case.segmentation_everywhere != 0) | (case.segmentation != 0) | (case.labels != 0)
+    box = bounding_box(anything.numpy()) or (slice(1), slice(1), slice(1))
+    cut = replace(
+        case,
+        segmentation=case.segmentation[box],
+        segmentation_everywhere=case.segmentation_everywhere[box],
+        labels=case.labels[box],
+        roi=None if case.roi is None else case.roi[box],
+    )
+    return cut, case.labels.numel() - cut.labels.numel()
 
-    def __init__(self, case: Compared) -> None:
-        predicted, true = case.segmentation.numpy(), case.labels.numpy()
-        box = bounding_box((predicted != 0) | (true != 0)) or (slice(1), slice(1), slice(1))
-        self._predicted, self._true, self._spacing = predicted[box], true[box], case.spacing
 
-    def scores(self, classes: Sequence[int], number: int, scoring: ScoringConfig) -> dict[str, float]:
-        """Distances and lesions of classes merged to one, of `number` classes in all."""
-        belongs = np.zeros(number, bool)
-        belongs[list(classes)] = True
-        predicted, true = belongs[self._predicted], belongs[self._true]
-        found: dict[str, float] = {}
-        if scoring.surface_distances:
-            surfaces = surface_scores(predicted, true, self._spacing)
-            found |= {"hd95_mm": surfaces.hd95, "assd_mm": surfaces.assd}
-        if scoring.lesion_counts:
-            lesions = count_lesions(predicted, true)
-            found |= {
-                "lesions_truth": lesions.true,
-                "lesions_predicted": lesions.predicted,
-                "lesions_detected": lesions.detected,
-                "lesions_missed": lesions.missed,
-                "lesions_false": lesions.false,
-                "lesion_f1": lesions.f1,
-            }
-        return found
+def _scores_of_masks(case: Compared, classes: Sequence[int], number: int, scoring: ScoringConfig) -> dict[str, float]:
+    """Distances and lesions of classes merged to one, of `number` classes in all."""
+    belongs = np.zeros(number, bool)
+    belongs[list(classes)] = True
+    predicted, true = belongs[case.segmentation.numpy()], belongs[case.labels.numpy()]
+    found: dict[str, float] = {}
+    if scoring.surface_distances:
+        surfaces = surface_scores(predicted, true, case.spacing)
+        found |= {"hd95_mm": surfaces.hd95, "assd_mm": surfaces.assd}
+    if scoring.lesion_counts:
+        lesions = count_lesions(predicted, true)
+        found |= {
+            "lesions_truth": lesions.true,
+            "lesions_predicted": lesions.predicted,
+            "lesions_detected": lesions.detected,
+            "lesions_missed": lesions.missed,
+            "lesions_false": lesions.false,
+            "lesion_f1": lesions.f1,
+        }
+    return found

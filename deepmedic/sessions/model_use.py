@@ -95,7 +95,7 @@ class ComparedWithTraining:
             DataError: its voxels cannot be used.
         """
         prepared = self._data.load(index)
-        self._compare(index, prepared)
+        self._compare(prepared, self.cases[index])
         return prepared
 
     def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
@@ -105,18 +105,34 @@ class ComparedWithTraining:
             DataError: its voxels cannot be used.
         """
         prepared = self._data.load_each(index, needs)
-        self._compare(index, prepared[0])
+        self._compare(prepared[0], self.cases[index])
         return prepared
 
-    def _compare(self, index: int, prepared: PreparedCase) -> None:
-        found, trained = intensity_fingerprint(prepared), self._model.data.intensities or []
-        order = order_that_fits_better(found, trained)
-        foreign = channels_unlike_training(found, trained)
-        if order is not None:
-            log.warning("%s", _other_order(self.cases[index], order, self._model))
-        elif foreign and not self._told:
-            self._told = True
-            log.warning("%s", _foreign(prepared, foreign, self._model))
+    def _compare(self, prepared: PreparedCase, case: Case) -> None:
+        self._told = warn_of_other_intensities(prepared, case, self._model, told=self._told)
+
+
+def warn_of_other_intensities(prepared: PreparedCase, case: Case, model: SavedModel, *, told: bool = False) -> bool:
+    """Warn if the channels of a case resemble those of training in another order, or not at all.
+
+    Args:
+        prepared: the case.
+        case: its files.
+        model: what it is used with.
+        told: leave out the warning of foreign intensities.
+
+    Returns:
+        Whether foreign intensities were told of, now or before.
+    """
+    found, trained = intensity_fingerprint(prepared), model.data.intensities or []
+    order = order_that_fits_better(found, trained)
+    foreign = channels_unlike_training(found, trained)
+    if order is not None:
+        log.warning("%s", _other_order(case, order, model))
+    elif foreign and not told:
+        log.warning("%s", _foreign(prepared, foreign, model))
+        return True
+    return told
 
 
 def _other_order(case: Case, order: Sequence[int | None], model: SavedModel) -> str:

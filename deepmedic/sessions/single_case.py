@@ -27,7 +27,12 @@ from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.ensemble import needs_of
-from deepmedic.sessions.model_use import ComparedWithTraining, choose_tiling, compare_with_training
+from deepmedic.sessions.model_use import (
+    ComparedWithTraining,
+    choose_tiling,
+    compare_with_training,
+    warn_of_other_intensities,
+)
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +205,9 @@ def _from_arrays(
         if array is not None:
             values[number] = _checked(array, f"channel {number + 1}", notes, preprocessing)
     header = array_header((x, y, z))
+    refs = tuple(None if a is None else ImageRef(Path(f"array {number}")) for number, a in enumerate(arrays, 1))
     loaded = LoadedCase(
-        case=Case("array", tuple(None if a is None else ImageRef(Path("array")) for a in arrays)),
+        case=Case("array", refs),
         header=header,
         channels=values,
         labels=None,
@@ -214,6 +220,7 @@ def _from_arrays(
     prepared = prepare_case(loaded, needs.margins, preprocessing, needs.segment)
     for note in [*prepared.notes, *([warning] if warning else [])]:
         log.warning("%s", note)
+    warn_of_other_intensities(prepared, loaded.case, model)
     return prepared, header
 
 

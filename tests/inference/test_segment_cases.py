@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import OutputConfig
 from deepmedic.errors import DataError, OutputHeldError
 from deepmedic.inference import segment_cases as module
@@ -21,6 +22,7 @@ from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.inference.results import ResultFiles, RunIdentity
 from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
+from deepmedic.inference.surfaces import surface_scores
 from deepmedic.inference.survey import Saving
 from deepmedic.metrics import confusion_counts, counts_per_class, ratios_of
 
@@ -78,6 +80,22 @@ def test_tables_score_the_saved_files(make_net, make_data, folder, tmp_path) -> 
     assert float(rows[0]["volume_truth_ml"]) == pytest.approx(int(rows[0]["voxels_truth"]) * 3 / 1000)
     table = json.loads((folder / "metrics.json").read_text())
     assert table["mean_foreground_dice"] == pytest.approx(summary.mean_foreground_dice)
+
+
+@pytest.mark.parametrize("orientation", ["asStored", "RAS"])
+def test_distances_are_those_of_the_saved_files(make_net, make_data, folder, tmp_path, orientation) -> None:
+    """The images have voxels of 1 x 2 x 1.5 mm, with axes that RAS swaps and reverses."""
+    data = make_data(1, orientation=orientation)
+    segment_cases(make_net(), data, options(folder, data, scoring=ScoringConfig()))
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    labels = nib.load(tmp_path / "images" / "case0_gt.nii.gz")
+    assert labels.header.get_zooms() == (1.0, 2.0, 1.5)
+    for label in (1, 2):
+        true, saved = np.asarray(labels.dataobj) == label, image(folder, "pred_case0_Segm") == label
+        expected = surface_scores(saved, true, (1.0, 2.0, 1.5))
+        assert float(rows[label]["hd95_mm"]) == pytest.approx(expected.hd95, rel=1e-6)
+        assert float(rows[label]["assd_mm"]) == pytest.approx(expected.assd, rel=1e-6)
 
 
 def test_log_follows_the_original(make_net, make_data, caplog) -> None:

@@ -176,6 +176,15 @@ def test_exchanged_channels_are_told(place, segment):
     assert "FLAIR: t1.nii.gz is given, flair.nii.gz fits" in err
 
 
+def test_exchanged_arrays_are_told_in_python(place, caplog):
+    arrays = [np.asarray(nib.load(place / f"scans/case1/{name}.nii.gz").dataobj) for name in ("t1", "flair")]
+    mask = np.asarray(nib.load(place / "scans/case1/mask.nii.gz").dataobj)
+    deepmedic.segment(place / "tiny.save", arrays, mask, device="cpu")
+    assert caplog.text == ""
+    deepmedic.segment(place / "tiny.save", arrays[::-1], mask, device="cpu")
+    assert "T1: array 1 is given, array 2 fits" in caplog.text
+
+
 def test_intensities_unlike_training_are_told_once(place, segment, tmp_path):
     for number in (1, 2):
         folder = tmp_path / "odd" / f"case{number}"
