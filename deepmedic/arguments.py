@@ -76,6 +76,9 @@ OPTIONS = (
     ),
     CommandOption("-roi", "roi", "With -segment: the mask; for a folder, a word in the names of masks.", "MASK"),
     CommandOption("-probabilities", "probabilities", "With -segment: save the probability of every class too."),
+    CommandOption(
+        "-newConfigs", "new_configs", "Write configs for a data folder, a CSV, a dataset.json or a BIDS tree.", "SOURCE"
+    ),
     CommandOption("-plot", "plot", "Draw the curves of one or several sessions.", "SESSION..."),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
@@ -95,7 +98,7 @@ OPTIONS = (
     CommandOption(
         "-output",
         "output",
-        "The file to write, with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
+        "The file to write, or with -newConfigs the folder: with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
         "FILE",
     ),
     CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),
@@ -106,11 +109,11 @@ OPTIONS = (
 )
 _SHARES_TOLERANCE = 1e-6
 _LOWEST = {"seed": 0, "plot_classes": 0}
-_WITH_OUTPUT = "-check, -adapt, -convert, -strip, -plot or -segment"
+_WITH_OUTPUT = "-check, -newConfigs, -adapt, -convert, -strip, -plot or -segment"
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
-    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot"),
+    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "new_configs"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -143,6 +146,7 @@ class Arguments:
     """Files, or NAME=file, or one folder; - for a missing channel."""
     roi: str | None = None
     probabilities: bool = False
+    new_configs: Path | None = None
     plot: tuple[Path, ...] = ()
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
@@ -323,6 +327,8 @@ def _refuse_contradictions(arguments: Arguments) -> None:
             f"-segment needs {' and '.join(missing)} too: "
             "-segment MODEL -images NAME=scan.nii.gz ... -output segmentation.nii.gz"
         )
+    if arguments.new_configs and not arguments.output:
+        raise CommandLineError("-newConfigs needs to know where to write: add -output FOLDER.")
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
@@ -341,11 +347,12 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     writing = bool(derived or arguments.plot or arguments.segment)
     rules = (
         (session, ("-model", "-load"), "-train or -test"),
-        (running, ("-check", "-overwrite"), "-newModel, -train, -test or -segment"),
+        (running, ("-check",), "-newModel, -train, -test or -segment"),
+        (running or bool(arguments.new_configs), ("-overwrite",), "-newModel, -train, -test, -segment or -newConfigs"),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train), ("-split",), "-train"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
-        (arguments.check or writing, ("-output",), _WITH_OUTPUT),
+        (arguments.check or writing or bool(arguments.new_configs), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),
         (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-grow"), "-pretrained"),
         (bool(arguments.adapt), ("-classes", "-channels", "-classFrequencies"), "-adapt"),

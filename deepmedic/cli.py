@@ -89,6 +89,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _segment
     if arguments.adapt or arguments.convert or arguments.strip:
         return _derive
+    if arguments.new_configs:
+        return _new_configs
     return _session
 
 
@@ -141,6 +143,12 @@ def _segment(arguments: Arguments) -> int:
     from deepmedic.sessions import segmenting
 
     return segmenting.run(arguments)
+
+
+def _new_configs(arguments: Arguments) -> int:
+    from deepmedic.sessions import new_configs
+
+    return new_configs.run(arguments)
 
 
 def _derive(arguments: Arguments) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from deepmedic import nvidia
 
 VERSION = "0.1.0"
+PROGRAM_NAME = "DeepMedic for PyTorch"
 
 
 def describe() -> str:

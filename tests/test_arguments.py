@@ -84,7 +84,10 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-test t -model x -resetOptimizer", "-resetOptimizer only has a meaning with -train"),
         ("-newModel m -resetopt", "-resetopt only has a meaning with -train"),
         ("-inspect x -model y", "-model only has a meaning with -train or -test."),
-        ("-inspect x -overwrite", "-overwrite only has a meaning with -newModel, -train, -test or -segment."),
+        (
+            "-inspect x -overwrite",
+            "-overwrite only has a meaning with -newModel, -train, -test, -segment or -newConfigs.",
+        ),
         ("-newModel m -pretrained a -layers", "-layers needs a value: -layers DEPTH..."),
         ("-newModel m -pretrained a -layers 1 x", "-layers x: allowed are whole numbers from 1"),
         ("-newModel m -layers 1", "-layers only has a meaning with -pretrained."),
@@ -93,7 +96,10 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-adapt a", "-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both."),
         ("-adapt a -classes 2 -classFrequencies 0.5 none", "-classFrequencies none: allowed are numbers above 0"),
         ("-train t -json", "-json only has a meaning with -inspect."),
-        ("-train t -output f", "-output only has a meaning with -check, -adapt, -convert, -strip, -plot or -segment."),
+        (
+            "-train t -output f",
+            "-output only has a meaning with -check, -newConfigs, -adapt, -convert, -strip, -plot or -segment.",
+        ),
         ("-adapt a.save", "-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both."),
         ("-adapt a.save -classes", "-classes needs a value: -classes NAME..."),
         ("-convert x.ckpt", "-convert needs 2 values: -convert X MODEL.cfg"),

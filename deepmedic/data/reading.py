@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from typing import Generic, TypeVar
 
-from deepmedic.data.preprocessing import PreparedCase
+Read = TypeVar("Read")
+"""What reading a case gives, commonly a `PreparedCase`."""
 
 _MOST_BY_DEFAULT = 4
 
@@ -36,14 +38,14 @@ def workers_of(sampling_processes: int | None) -> int:
     return {-1: 0, 0: 1}.get(sampling_processes, sampling_processes)
 
 
-class CaseReader:
+class CaseReader(Generic[Read]):
     """Reads the cases that are wanted next; for use by one thread.
 
     What went wrong with a case is raised when that case is taken, not before: whether and when a case is read ahead
     makes no difference to what its user sees.
     """
 
-    def __init__(self, load: Callable[[int], PreparedCase], reading: Reading) -> None:
+    def __init__(self, load: Callable[[int], Read], reading: Reading) -> None:
         """Create a reader; no thread is started before a case is wanted.
 
         Args:
@@ -54,8 +56,8 @@ class CaseReader:
         self._settings = reading
         self._executor: ThreadPoolExecutor | None = None
         self._wanted: deque[int] = deque()
-        self._in_hand: dict[int, Future[PreparedCase]] = {}
-        self._dropped: list[Future[PreparedCase]] = []
+        self._in_hand: dict[int, Future[Read]] = {}
+        self._dropped: list[Future[Read]] = []
 
     @property
     def in_hand(self) -> int:
@@ -72,12 +74,12 @@ class CaseReader:
         self._wanted = deque(case for case in wanted if case not in self._in_hand)
         self._go_on()
 
-    def ready(self) -> list[tuple[int, PreparedCase]]:
+    def ready(self) -> list[tuple[int, Read]]:
         """Cases that were read without error and wait to be taken, with their numbers."""
         done = [(case, future) for case, future in self._in_hand.items() if future.done()]
         return [(case, future.result()) for case, future in done if future.exception() is None]
 
-    def take(self, case: int) -> PreparedCase:
+    def take(self, case: int) -> Read:
         """Return a case as soon as it is read; one that was not wanted is read now.
 
         Raises:
@@ -115,8 +117,8 @@ class CaseReader:
 
 
 def read_ahead(
-    load: Callable[[int], PreparedCase], count: int, reading: Reading | None = None
-) -> Iterator[tuple[int, Callable[[], PreparedCase]]]:
+    load: Callable[[int], Read], count: int, reading: Reading | None = None
+) -> Iterator[tuple[int, Callable[[], Read]]]:
     """Give the number of each of `count` cases and a call that returns the case or raises; the next ones are read."""
     workers = workers_of(None)
     reader = CaseReader(load, reading or Reading(workers, workers + 1))

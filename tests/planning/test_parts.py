@@ -1,0 +1,62 @@
+"""Parts: those of the source, else drawn by subject."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from deepmedic.data.cases import ImageRef
+from deepmedic.errors import DataError
+from deepmedic.planning.found import FoundCase
+from deepmedic.planning.parts import choose_parts
+
+IMAGE = ImageRef(Path("/x.nii"))
+
+
+def case(name: str, part: str | None = None, *, labels: bool = True, subject: str | None = None) -> FoundCase:
+    return FoundCase(name, (IMAGE,), IMAGE if labels else None, None, part, subject)
+
+
+def names(cases, **options) -> dict[str, list[str]]:
+    chosen = choose_parts(cases, options.get("digests", {}), options.get("seed", 0))
+    return {part: [found.name for found in found_cases] for part, found_cases in chosen.parts.items()}
+
+
+def test_one_fifth_of_the_subjects_validates_with_all_their_scans():
+    cases = [case(f"s{n}_{scan}", subject=f"s{n}") for n in range(10) for scan in "ab"]
+    parts = names(cases)
+    assert (len(parts["training"]), len(parts["validation"])) == (16, 4)
+    assert {name[:-2] for name in parts["training"]}.isdisjoint(name[:-2] for name in parts["validation"])
+    assert parts["test"] == parts["validation"]
+    assert names(cases[::-1])["validation"] == parts["validation"][::-1]
+    assert any(names(cases, seed=seed)["validation"] != parts["validation"] for seed in range(1, 4))
+
+
+def test_cases_that_share_voxels_stay_together_also_over_several_steps():
+    cases = [case(name) for name in "abcde"]
+    digests = {"a": ["1"], "b": ["1", "2"], "c": ["2", "3"], "d": ["3"], "e": ["9"]}
+    for seed in range(4):
+        parts = names(cases, digests=digests, seed=seed)
+        assert sorted([parts["training"], parts["validation"]]) == [["a", "b", "c", "d"], ["e"]]
+
+
+def test_parts_of_the_source_are_kept():
+    cases = [case("a", "training"), case("b", "validation"), case("c", "test"), case("d", "training", labels=False)]
+    assert names(cases) == {"training": ["a"], "validation": ["b"], "test": ["c", "d"]}
+    assert choose_parts(cases, {}, 0).notes == ("1 cases have no labels and are listed for testing only: d",)
+
+
+def test_a_single_subject_cannot_be_held_out():
+    chosen = choose_parts([case("a"), case("b", subject="a")], {}, 0)
+    assert (len(chosen.parts["training"]), len(chosen.parts["validation"])) == (2, 0)
+    assert chosen.split == "there is only one subject with labels, and none can be held out"
+
+
+@pytest.mark.parametrize(
+    ("cases", "message"),
+    [([case("a", labels=False)], "no case has labels"), ([case("a"), case("a")], "several cases have one name: a")],
+)
+def test_what_cannot_be_divided(cases, message):
+    with pytest.raises(DataError, match=message):
+        choose_parts(cases, {}, 0)
