@@ -98,7 +98,7 @@ OPTIONS = (
     CommandOption(
         "-output",
         "output",
-        "The file to write, or with -newConfigs the folder: with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
+        "The file (-newConfigs: folder) to write, with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
         "FILE",
     ),
     CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),

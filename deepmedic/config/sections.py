@@ -214,6 +214,14 @@ class OutputConfig:
         build=_suffixes,
         doc="What is appended to a case's name for its segmentation and its probability maps.",
     )
+    layout: Literal["original", "bids"] = option(
+        "outputLayout",
+        "original",
+        origin="new",
+        doc='Where segmentations and probability maps go: "original" is predictions/<session>/predictions/<name>_...; '
+        '"bids" makes predictions/<session>/bids a folder of BIDS derivatives, with dataset_description.json, label '
+        "tables and sidecars. Subject, session, run and space come from the names of results or of the first image.",
+    )
     save_feature_maps: bool = option(
         "saveIndividualFms",
         False,

@@ -93,6 +93,7 @@ _VALIDATION_OUTPUT: dict[str, str | None] = {
     "save_segmentation": "saveSegmentationVal",
     "save_probability_maps": "saveProbMapsForEachClassVal",
     "suffixes": "suffixForSegmAndProbsDictVal",
+    "layout": None,
     "save_feature_maps": "saveIndividualFmsVal",
     "feature_maps_normal": "minMaxIndicesOfFmsToSaveFromEachLayerOfNormalPathwayVal",
     "feature_maps_subsampled": "minMaxIndicesOfFmsToSaveFromEachLayerOfSubsampledPathwayVal",

@@ -18,6 +18,7 @@ from deepmedic.config.sections import OutputConfig, PreprocessingConfig
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.errors import DataError
 from deepmedic.files import sha256_of, write_json_atomically
+from deepmedic.inference.bids_layout import BidsLayout
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import FeatureRanges
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 Status = Literal["match", "absent", "other run", "damaged"]
 
 _RECORD_FORMAT = 1
+_RESULT_ENDINGS = (".nii.gz", "_dseg.json", "_dseg.tsv", "_probseg.json")
 _DECIDE_NOTHING = ("norm_verbosity", "check_inputs", "affine_tolerance", "allow_skipped_cases")
 """Options of preprocessing that do not change a number."""
 
@@ -76,6 +78,8 @@ class ResultFiles:
     uncertainty: Sequence[UncertaintyKind] = ()
     tables: bool = True
     """Whether tables of metrics are kept in the folder."""
+    bids: BidsLayout | None = None
+    """Places of segmentations and probability maps as BIDS derivatives; None: those of the original."""
 
     @property
     def probability_classes(self) -> list[int]:
@@ -86,9 +90,13 @@ class ResultFiles:
         return [number for number in range(self.classes) if number < len(chosen) and chosen[number]]
 
     def segmentation(self, name: str) -> Path:
+        if self.bids is not None:
+            return self.folder / self.bids.segmentation(name)
         return self._prediction(name, self._suffix("segm", "Segm"))
 
     def probability(self, name: str, class_number: int) -> Path:
+        if self.bids is not None:
+            return self.folder / self.bids.probability(name, class_number)
         return self._prediction(name, f"{self._suffix('prob', 'ProbMapClass')}{class_number}")
 
     def uncertainty_map(self, name: str, kind: UncertaintyKind) -> Path:
@@ -105,15 +113,23 @@ class ResultFiles:
         """Whether a file is a record, of any case and run."""
         return _read_record(path) is not None
 
+    def texts(self, name: str) -> dict[Path, str]:
+        """Texts that are saved beside the images of a case."""
+        if self.bids is None:
+            return {}
+        segmentation, probabilities = self.output.save_segmentation, self.probability_classes
+        found = self.bids.texts(name, segmentation=segmentation, probabilities=probabilities)
+        return {self.folder / path: text for path, text in found.items()}
+
     def all_of(self, name: str) -> list[Path]:
-        """Every image that is saved for a case."""
+        """Every file that is saved for a case."""
         paths = [self.segmentation(name)] if self.output.save_segmentation else []
         paths += [self.probability(name, number) for number in self.probability_classes]
         paths += [self.uncertainty_map(name, kind) for kind in self.uncertainty]
         for pathway, layers in self.feature_maps.items():
             for layer, (first, end) in layers.items():
                 paths += [self.feature_map(name, pathway, layer, number) for number in range(first, end)]
-        return paths
+        return [*paths, *self.texts(name)]
 
     def _prediction(self, name: str, suffix: str) -> Path:
         return self.folder / "predictions" / f"{name}_{suffix}.nii.gz"
@@ -217,13 +233,13 @@ def write_record(name: str, files: ResultFiles, record: Record, written: Sequenc
 
 
 def remove_other_results(name: str, files: ResultFiles) -> None:
-    """Remove the images that the present record of a case lists and this run does not write."""
+    """Remove the files that the present record of a case lists and this run does not write."""
     record = _read_record(files.record(name)) or {}
     folder, wanted = files.folder.resolve(), {path.resolve() for path in files.all_of(name)}
     for relative in record.get("results") or {}:
         path = (folder / relative).resolve()
-        # Only images below this folder: the record is a file that anyone may have edited.
-        if path not in wanted and path.is_relative_to(folder) and path.name.endswith(".nii.gz"):
+        # Only results below this folder: the record is a file that anyone may have edited.
+        if path not in wanted and path.is_relative_to(folder) and path.name.endswith(_RESULT_ENDINGS):
             path.unlink(missing_ok=True)
 
 

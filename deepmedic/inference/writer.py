@@ -14,6 +14,7 @@ import torch
 
 from deepmedic.data.nifti import VolumeHeader, to_native, write_volume
 from deepmedic.data.nifti_writer import Kind
+from deepmedic.files import write_text_atomically
 from deepmedic.inference.predictor import Prediction
 from deepmedic.inference.results import Record, ResultFiles, remove_other_results, write_record
 
@@ -81,7 +82,10 @@ class ResultWriter:
         jobs = [self._images.submit(_save, path, image, results.header, kind) for path, image, kind in images]
         for job in jobs:
             job.result()
-        paths = [path for path, _, _ in images]
+        texts = self.files.texts(results.name)
+        for path, text in texts.items():
+            write_text_atomically(path, text)
+        paths = [*(path for path, _, _ in images), *texts]
         write_record(results.name, self.files, results.record, paths)
         for path in paths:
             log.debug("Image saved at: %s", path)

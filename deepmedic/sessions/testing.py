@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -18,9 +19,12 @@ from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.plain import to_plain
 from deepmedic.config.source import Refusals
+from deepmedic.data.cases import Case
 from deepmedic.data.dataset import DataSet, check_without_model, read_data_set
 from deepmedic.errors import ProblemList
+from deepmedic.files import write_text_atomically
 from deepmedic.inference import paper_table, tables
+from deepmedic.inference.bids_layout import DESCRIPTION, BidsLayout
 from deepmedic.inference.blending import Blending
 from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.evaluation import described
@@ -65,7 +69,9 @@ class TestPlan:
         config, architecture = self.config, self.model.architecture
         ranges = selected_feature_maps(architecture, config.output)
         uncertainty = config.prediction.uncertainty
-        return ResultFiles(self.paths.predictions, config.output, architecture.classes, ranges, uncertainty)
+        bids = bids_layout(config, self.data.cases, self.model)
+        files = ResultFiles(self.paths.predictions, config.output, architecture.classes, ranges, uncertainty)
+        return replace(files, bids=bids)
 
     @property
     def label_tables(self) -> tuple[Path, str]:
@@ -120,6 +126,8 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     with problems.gather():
         notes += compare_with_training(data, model)
     paths = SessionPaths(config.folder_for_output, config.session_name)
+    with problems.gather():
+        bids_layout(config, data.cases, model)
     with problems.gather():
         estimates.check_disk(paths.folder, estimates.result_bytes(data, model.architecture.classes))
     problems.raise_if_any()
@@ -197,10 +205,12 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
             interruption.raise_if_requested()
 
         inference = inference_settings(plan)
+        target = saving(plan, inference)
+        _describe_bids(plan, target.files)
         options = SegmentationOptions(
             inference=inference,
             refinement=config.prediction,
-            saving=saving(plan, inference),
+            saving=target,
             allow_skipped_cases=config.preprocessing.allow_skipped_cases,
             class_names=plan.model.config.class_names,
             scoring=config.scoring,
@@ -210,6 +220,13 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         summary = segment_cases(members_of(plan.models, plan.device), data, options, existing)
     _report(plan, summary)
     return summary.exit_code
+
+
+def _describe_bids(plan: TestPlan, files: ResultFiles) -> None:
+    """Write the description that makes a folder one of BIDS derivatives, if results go to one."""
+    if files.bids is not None:
+        path = files.folder / DESCRIPTION
+        write_text_atomically(path, files.bids.description(plan.paths.session, [one.sha256 for one in plan.models]))
 
 
 def _untrained(model: SavedModel) -> str:
@@ -235,6 +252,18 @@ def blending_of(config: TestConfig) -> Blending | None:
     """How tiles overlap by a config; None without blending."""
     chosen = config.prediction
     return None if chosen.blending == "none" else Blending(chosen.overlap, chosen.sigma)
+
+
+def bids_layout(config: TestConfig, cases: Sequence[Case], model: SavedModel) -> BidsLayout | None:
+    """The places of results as BIDS derivatives, when the config asks for these.
+
+    Raises:
+        DataError: two cases would have the same files.
+    """
+    if config.output.layout != "bids":
+        return None
+    names = [output_name(index, case) for index, case in enumerate(cases)]
+    return BidsLayout.of(cases, names, model.architecture.classes, model.config.class_names)
 
 
 def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
