@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepmedic.config.load import load_model_config
 from deepmedic.data.cases import ImageRef
 from deepmedic.planning.config_text import ConfigPlan, listings, model_text, result_names, safe_name, slugs, toml_value
 from deepmedic.planning.found import FoundCase
@@ -35,6 +36,17 @@ def plan(**changes) -> ConfigPlan:
         "test_is": "", "split": "",
     }  # fmt: skip
     return ConfigPlan(**{**values, **changes})
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 0.5, 5.0)])
+def test_every_network_can_be_loaded(tmp_path, gpu, spacing):
+    network = choose_network(spacing, gpu=gpu)
+    (tmp_path / "model.cfg").write_text(model_text(plan(network=network), None))
+    architecture = load_model_config(tmp_path / "model.cfg").architecture
+    assert architecture.normal.feature_maps == network.feature_maps
+    assert [pathway.factor for pathway in architecture.subsampled] == list(network.factors)
+    assert architecture.fc.depth == len(network.fc_feature_maps) + 1
 
 
 def test_hostile_names_stay_texts():
