@@ -18,6 +18,7 @@ from deepmedic.data.cases import ImageRef
 from deepmedic.data.nifti_stream import open_image
 from deepmedic.errors import DataError
 from deepmedic.planning.found import (
+    MOST_UNUSED,
     FoundCase,
     FoundData,
     class_names_of,
@@ -277,7 +278,7 @@ def _class_names(scans: Iterable[_Scan]) -> tuple[str, ...] | None:
             if row.get("index", "").isdecimal() and len(row["index"]) < 5 and row.get("name", "").isprintable()
         }
         names = {number: name for number, name in names.items() if name}
-        if names:
+        if names and max(names) < len(names) + MOST_UNUSED:
             return class_names_of(names, max(names))
     return None
 

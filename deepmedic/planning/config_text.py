@@ -281,7 +281,7 @@ def _entry(ref: ImageRef | None, home: Path) -> str:
     if ref is None:
         return MISSING
     path = Path(os.path.abspath(ref.path))
-    near = path.is_relative_to(home.parent)
+    near = path.is_relative_to(home.parent) and not home.is_symlink()  # a link would lead astray
     text = os.path.relpath(path, home / _LISTS) if near else str(path)
     return text if ref.volume is None else f"{text}[{ref.volume}]"
 

@@ -18,6 +18,7 @@ from deepmedic.data.cases import ImageRef
 from deepmedic.data.nifti import read_header
 from deepmedic.errors import DataError
 from deepmedic.planning.found import (
+    MOST_UNUSED,
     NIFTI,
     FoundCase,
     FoundData,
@@ -34,7 +35,8 @@ from deepmedic.planning.found import (
 
 _LISTS = {"training": "training", "validation": "validation", "test": "test"}
 _CHANNEL_OF_FILE = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})", re.DOTALL)
-_LARGEST_LABEL = 65535
+_LARGEST_LABEL = 999
+_MOST_CHANNELS = 100
 _MOST_CASES = 200_000
 
 
@@ -116,6 +118,8 @@ def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
         given = {str(number): name for number, name in enumerate(given)}
     if not isinstance(given, dict) or not given or sorted(given) != sorted(map(str, range(len(given)))):
         raise DataError(f'{path}: {key} must number its channels "0", "1", ...; found {str(given)[:200]}.')
+    if len(given) > _MOST_CHANNELS:
+        raise DataError(f"{path}: {key} names {len(given)} channels; allowed are {_MOST_CHANNELS}.")
     names = [checked_name(given[str(number)], f"{path}: {key}") for number in range(len(given))]
     repeated = {name for name in names if names.count(name) > 1}
     return tuple(f"{name} {number}" if name in repeated else name for number, name in enumerate(names))
@@ -137,11 +141,11 @@ def _classes(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
     if not isinstance(labels, dict) or not labels:
         raise DataError(f'{path}: labels is missing or empty; give for instance {{"background": 0, "lesion": 1}}.')
     values: dict[int, str] = {}
-    highest = 0
+    declared: set[int] = {0}
     for key, value in labels.items():
         number, name = _named_label(path, key, value)
         numbers = number if isinstance(number, list) else [number]
-        highest = max([highest, *numbers])
+        declared.update(numbers)
         if str(name).lower() == "ignore":
             raise DataError(
                 f"{path}: label {numbers} is 'ignore', and this program has no such label. Exclude these voxels with "
@@ -149,7 +153,12 @@ def _classes(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
             )
         if len(numbers) == 1:
             values.setdefault(numbers[0], checked_name(name, f"{path}: labels"))
-    return class_names_of(values, highest)
+    if max(declared) >= len(declared) + MOST_UNUSED:
+        raise DataError(
+            f"{path}: labels: {len(declared)} labels up to {max(declared)} are declared. Labels must be numbered 0 "
+            "(background), 1, 2, ...; renumber them, since every unused number would be a class of the network."
+        )
+    return class_names_of(values, max(declared))
 
 
 def _named_label(path: Path, key: str, value: object) -> tuple[int | list[int], object]:

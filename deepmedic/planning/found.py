@@ -16,6 +16,8 @@ from deepmedic.data.output_names import without_extension
 from deepmedic.errors import DataError
 
 NIFTI = (".nii.gz", ".nii")
+MOST_UNUSED = 4
+"""Numbers below the largest label that no class needs to have."""
 
 _LARGEST_JSON = 1 << 26
 _MOST_ENTRIES = 500_000

@@ -14,10 +14,9 @@ from deepmedic.data.fingerprint import CaseFacts, CaseSummary, Fingerprint, summ
 from deepmedic.data.reading import read_ahead
 from deepmedic.data.volumes import CaseHeaders, check_case, check_cases, load_case
 from deepmedic.errors import DataError, ProblemList
-from deepmedic.planning.found import FoundCase, FoundData, several
+from deepmedic.planning.found import MOST_UNUSED, FoundCase, FoundData, several
 
 _LARGEST_LABELS = 65536
-_MOST_UNUSED = 4
 _COARSE_TOLERANCE = 0.1
 """Millimetres: what rounded headers differ by, and no voxel is misplaced by."""
 
@@ -138,7 +137,7 @@ def _classes(found: FoundData, facts: Sequence[CaseFacts], source: Path, notes: 
         notes += [f"no voxel has the label of these classes: {', '.join(unused)}"] if unused else []
         return max(len(declared), 2)
     unused_values = [value for value in range(occurring[-1]) if value not in occurring]
-    if len(unused_values) > _MOST_UNUSED:
+    if len(unused_values) > MOST_UNUSED:
         raise DataError(
             f"{source}: the labels are {_ranges(occurring)}. Labels must be numbered 0 (background), 1, 2, ...; "
             "renumber them, since every unused number would be a class of the network."

@@ -104,6 +104,8 @@ def test_names_of_classes_come_from_the_table_of_the_labels(tmp_path):
         "index\tname\tcolor\n2\tlesion\t#ff0000\n0\tnothing\t\n"
     )
     assert read_bids(tmp_path).class_names == ("nothing", "label 1", "lesion")
+    (tmp_path / MANUAL / "sub-1/anat/sub-1_dseg.tsv").write_text("index\tname\n1000\tctx\n")
+    assert read_bids(tmp_path).class_names is None
 
 
 @pytest.mark.parametrize(
