@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,6 +18,7 @@ from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
 from deepmedic.inference.blending import Blending, blended
 from deepmedic.inference.forward_cost import forward_cost
+from deepmedic.inference.slab_tiling import multiplications, slab_tiles
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
 
 __all__ = [
@@ -58,15 +60,21 @@ class InferenceSettings:
 class Attempt:
     """One way to predict a volume."""
 
-    tiling: Tiling
+    tilings: tuple[Tiling, ...]
+    """Tiles of equal size each; later tilings overwrite earlier ones."""
     batch_size: int
     device: torch.device
     """Where the network computes."""
     stitch_on: torch.device
     """Where the probabilities of the whole volume are gathered."""
 
+    @property
+    def tile_count(self) -> int:
+        """Tiles of all sizes."""
+        return sum(map(len, self.tilings))
+
     def __str__(self) -> str:
-        size = "x".join(map(str, self.tiling.segment))
+        size = "x".join(map(str, max((tiling.segment for tiling in self.tilings), key=math.prod)))
         return f"tiles of {size} in batches of {self.batch_size} on {self.device}, stitched on {self.stitch_on}"
 
 
@@ -106,7 +114,7 @@ def default_tile_memory(device: torch.device) -> int:
     """Bytes for a batch of tiles: a share of the memory installed, so that a machine always chooses the same tiles."""
     if device.type == "cuda":
         return min(torch.cuda.get_device_properties(device).total_memory // 8, 16 * _GIB)
-    return min(memory_limit() // 8, 2 * _GIB)
+    return min(memory_limit() // 8, 3 * _GIB)
 
 
 def _on_device(
@@ -118,21 +126,34 @@ def _on_device(
         tiling = _overlapping(architecture, tiling, volume, roi, settings)
         batch_size = settings.batch_size
         while batch_size:
-            yield Attempt(tiling, batch_size, device, device)
+            yield Attempt((tiling,), batch_size, device, device)
             batch_size //= 2
         return
     memory = settings.tile_memory or default_tile_memory(device)
     for _ in range(1 + _HALVINGS):
         try:
-            tiling = auto_tiles(architecture, volume, memory, roi)
+            tilings = _fast_tilings(architecture, volume, memory, roi, settings)
         except ResourceError as error:
             log.debug("%s", error)
             return
-        tiling = _overlapping(architecture, tiling, volume, roi, settings)
-        per_tile = int(forward_cost(architecture, tiling.segment).memory)
-        batch_size = max(1, min(settings.batch_size, memory // per_tile, len(tiling)))
-        yield Attempt(tiling, batch_size, device, device)
+        per_tile = max(int(forward_cost(architecture, tiling.segment).memory) for tiling in tilings)
+        batch_size = max(1, min(settings.batch_size, memory // per_tile, max(map(len, tilings))))
+        yield Attempt(tilings, batch_size, device, device)
         memory = min(memory, per_tile * batch_size) // 2
+
+
+def _fast_tilings(
+    architecture: Architecture, volume: Size3, memory: int, roi: torch.Tensor | None, settings: InferenceSettings
+) -> tuple[Tiling, ...]:
+    """Tiles of one size, with blending tiles that overlap; or, on a CPU, slabs of the ROI if these take less.
+
+    On a GPU each new size of tiles costs a search for kernels.
+    """
+    uniform = _overlapping(architecture, auto_tiles(architecture, volume, memory, roi), volume, roi, settings)
+    if settings.device.type != "cpu" or settings.blending is not None or roi is None:
+        return (uniform,)
+    choices = [tilings for tilings in ((uniform,), slab_tiles(architecture, volume, memory, roi)) if tilings]
+    return min(choices, key=lambda tilings: multiplications(architecture, tilings))
 
 
 def _overlapping(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -69,7 +69,22 @@ def _all_layers(architecture: Architecture, segment: Sizes, predicted: Sizes) ->
         low_resolution = [-(-length // factor) for length, factor in zip(predicted, pathway.factor, strict=True)]
         size = [length + field - 1 for length, field in zip(low_resolution, receptive, strict=True)]
         yield from _layers(pathway, size, architecture.input_channels)
-    yield from _layers(architecture.fc, predicted, sum(pathway.feature_maps[-1] for pathway in architecture.parallel))
+    yield from _fc_layers(architecture, predicted)
+
+
+def _fc_layers(architecture: Architecture, predicted: Sizes) -> Iterator[_Layer]:
+    """The layers of the FC pathway, the first one at the resolutions of its inputs (`deepmedic.model.fusion`)."""
+    channels = sum(pathway.feature_maps[-1] for pathway in architecture.parallel)
+    first, *others = _layers(architecture.fc, predicted, channels)
+    if architecture.fc.low_rank_layers and 1 in architecture.fc.low_rank_layers:
+        yield first
+    else:
+        yield replace(first, channels_in=architecture.normal.feature_maps[-1])
+        for pathway in architecture.subsampled:
+            # Each low-resolution voxel takes as many products as the kernel has taps, whatever it is repeated.
+            cells = _voxels([-(-length // factor) for length, factor in zip(predicted, pathway.factor, strict=True)])
+            yield replace(first, voxels_in=cells, voxels_out=cells, channels_in=pathway.feature_maps[-1])
+    yield from others
 
 
 def _layers(pathway: Pathway, size: Sizes, channels: int) -> Iterator[_Layer]:

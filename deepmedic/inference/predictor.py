@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
+from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.pool import VolumePool
@@ -28,7 +29,7 @@ from deepmedic.inference.execution import (
     numerical_precision,
 )
 from deepmedic.inference.feature_maps import FeatureRanges
-from deepmedic.inference.tiling import Box, filled_count
+from deepmedic.inference.tiling import Box, Tiling, filled_count
 from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
@@ -111,34 +112,44 @@ def _predict(
 ) -> _Stitched:
     stitched = _Stitched(net, prepared.size, wanted, attempt, settings.blending)
     with torch.inference_mode(), _on(net, attempt.device) as network, _inference_mode(network):
-        tiles = _Tiles(network, prepared, attempt, continue_grid=settings.tiling == "auto")
-        _log_tile_count(len(attempt.tiling), settings)
-        for first in range(0, len(attempt.tiling), attempt.batch_size):
-            last = min(first + attempt.batch_size, len(attempt.tiling))
-            inputs = tiles.inputs(first, last)
+        volume = _Volume(network, prepared, attempt, continue_grid=settings.tiling == "auto")
+        _log_tile_count(attempt.tile_count, settings)
+        done = 0
+        for batch in _batches(attempt):
+            inputs = volume.inputs(batch)
             with numerical_precision(settings.precision, attempt.device):
                 logits, features = network.forward_features(*inputs, wanted=wanted)
             probabilities = torch.softmax(logits.float(), dim=1)
-            stitched.write(probabilities, features, attempt.tiling.written_boxes(first, last))
+            stitched.write(probabilities, features, batch.written_boxes(0, len(batch)))
+            done += len(batch)
             if progress is not None:
-                progress(last, len(attempt.tiling))
+                progress(done, attempt.tile_count)
     return stitched
 
 
-class _Tiles:
+def _batches(attempt: Attempt) -> Iterator[Tiling]:
+    for tiling in attempt.tilings:
+        for first in range(0, len(tiling), attempt.batch_size):
+            yield tiling.part(first, first + attempt.batch_size)
+
+
+class _Volume:
     """The volume on the device, from which the inputs of a batch of tiles are cut."""
 
     def __init__(self, net: DeepMedicNet, prepared: PreparedCase, attempt: Attempt, *, continue_grid: bool) -> None:
-        self.geometry = SegmentGeometry.from_architecture(net.architecture, attempt.tiling.segment)
+        self.architecture = net.architecture
         channels_only = replace(prepared, labels=None, roi=None, weight_maps=None)
-        before = _low_resolution_reach(net, self.geometry) if continue_grid else (0, 0, 0)
+        before = _low_resolution_reach(net.architecture) if continue_grid else (0, 0, 0)
         self.pool = VolumePool.of_case(_extended(channels_only, before, attempt.device), attempt.device)
-        self.starts = (attempt.tiling.starts + torch.tensor(before)).to(attempt.device)
-        self.rows = torch.zeros(len(self.starts), dtype=torch.int64, device=attempt.device)
+        self.before = torch.tensor(before)
+        self.device = attempt.device
 
-    def inputs(self, first: int, last: int) -> tuple[torch.Tensor, ...]:
+    def inputs(self, tiles: Tiling) -> tuple[torch.Tensor, ...]:
         """float32 [tile, channel, x, y, z], one per pathway."""
-        return gather_at(self.pool, self.geometry, self.rows[first:last], self.starts[first:last]).inputs
+        geometry = SegmentGeometry.from_architecture(self.architecture, tiles.segment)
+        starts = (tiles.starts + self.before).to(self.device)
+        rows = torch.zeros(len(tiles), dtype=torch.int64, device=self.device)
+        return gather_at(self.pool, geometry, rows, starts).inputs
 
 
 class _Stitched:
@@ -153,7 +164,7 @@ class _Stitched:
         if blending is None:
             self.probabilities = torch.zeros((self.classes, *volume), device=device)
         else:
-            weights = importance(net.architecture.output_size(attempt.tiling.segment), blending.sigma)
+            weights = importance(net.architecture.output_size(attempt.tilings[0].segment), blending.sigma)
             self.blended = BlendedVolume(self.classes, volume, weights, device)
         self.feature_maps = {
             (pathway, layer): torch.zeros((end - first, *volume), device=device)
@@ -193,11 +204,12 @@ class _Stitched:
         return Prediction(probabilities.contiguous().cpu(), segmentation.cpu(), everywhere.cpu(), maps)
 
 
-def _low_resolution_reach(net: DeepMedicNet, geometry: SegmentGeometry) -> Size3:
+def _low_resolution_reach(architecture: Architecture) -> Size3:
     """Voxels by which low-resolution segments reach before a tile, rounded up to a multiple of all factors."""
+    receptive_field = architecture.normal.receptive_field
     reach = []
-    for axis, multiple in enumerate(common_multiples(net.architecture)):
-        furthest = max(factor[axis] * geometry.receptive_field[axis] // 2 for factor in geometry.factors)
+    for axis, multiple in enumerate(common_multiples(architecture)):
+        furthest = max(pathway.factor[axis] * receptive_field[axis] // 2 for pathway in architecture.parallel)
         reach.append(-(-furthest // multiple) * multiple if multiple > 1 else 0)
     x, y, z = reach
     return x, y, z

@@ -36,6 +36,11 @@ class Tiling:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def part(self, first: int, last: int) -> Tiling:
+        """Return the tiling of tiles first..last-1, or up to the end."""
+        starts, lower, upper = (table[first:last] for table in (self.starts, self.lower, self.upper))
+        return Tiling(self.segment, starts, lower, upper, self.margin)
+
     def written_boxes(self, first: int, last: int) -> list[tuple[Box, Box]]:
         """Return for tiles first..last-1 where they write: (box in the volume, box in the tile's prediction)."""
         rows = zip(*(table[first:last].tolist() for table in (self.starts, self.lower, self.upper)), strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from deepmedic.config.architecture import Architecture, Pathway
@@ -19,12 +21,12 @@ def test_multiplications_of_one_pathway() -> None:
 
 
 def test_low_resolution_pathway_is_counted_at_its_own_size() -> None:
-    # 5^3 predicted -> (2, 2, 3) low-resolution voxels and one input channel to six maps; five more inputs for FC.
+    # 5^3 predicted -> (2, 2, 3) low-resolution voxels and one input channel to six maps, which FC takes unrepeated.
     alone = forward_cost(Architecture(1, 2, NORMAL, (), FC), (7, 7, 7))
     both = forward_cost(Architecture(1, 2, NORMAL, (LOW,), FC), (7, 7, 7))
     low_resolution_input = (2 + 4) * (2 + 4) * (3 + 4)  # the receptive field of the normal pathway is 5
     low_resolution_output = (2 + 2) * (2 + 2) * (3 + 2)
-    assert both.multiplications - alone.multiplications == low_resolution_output * 27 * 6 + 125 * 6 * 2
+    assert both.multiplications - alone.multiplications == low_resolution_output * 27 * 6 + 2 * 2 * 3 * 6 * 2
     assert low_resolution_input * 1 < both.largest
 
 
@@ -47,3 +49,11 @@ def test_many_sizes_at_once() -> None:
 
 def test_tensors_beyond_32_bit_counts_never_fit() -> None:
     assert not forward_cost(Architecture(1, 2, NORMAL, (), FC), (1000, 1000, 1000)).fits(2**60)
+
+
+def test_the_first_fc_layer_is_counted_at_the_resolution_of_its_inputs() -> None:
+    """27 products for each low-resolution voxel, as many as at full resolution without a low-resolution pathway."""
+    wide = Pathway("fc", (4, 2), ((3, 3, 3), (1, 1, 1)), ("mirror", "valid"), (0.0,) * 2)
+    low_rank = replace(wide, low_rank_layers=(1,))
+    merged, repeated = (forward_cost(Architecture(1, 2, NORMAL, (LOW,), fc), (7, 7, 7)) for fc in (wide, low_rank))
+    assert repeated.multiplications - merged.multiplications == (125 - 2 * 2 * 3) * 27 * 6 * 4
