@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 Precision = Literal["float32", "tf32", "bf16"]
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
-_REUSED_BLOCK = 256 * 2**20
-_KEPT_AT_THE_END = 2**30
+_REUSED_BLOCK = 2**30
+_KEPT_AT_THE_END = 2**31 - 1
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -62,7 +62,7 @@ def is_deterministic(device: torch.device, execution: ExecutionConfig) -> bool:
 
 
 def reuse_freed_memory() -> None:
-    """Let this process keep the memory of freed tensors up to 256 MiB, and use it for the next ones.
+    """Let this process keep the memory of freed tensors up to 1 GiB each, and use it for the next ones.
 
     Otherwise the C library gives large blocks back to the system at once and gets new ones page by page, each filled
     with zeros: on a CPU that takes as long as the convolutions between. Does nothing where the C library is another.

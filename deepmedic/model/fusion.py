@@ -40,6 +40,7 @@ from deepmedic.model.layers import (
     RollingBatchNorm,
     constant_as_zero,
     fast_layout,
+    scaled,
 )
 
 _TAPS_WORTH_A_NUMBER = 3.5
@@ -104,21 +105,22 @@ def _is_faster(kernel: Sequence[int], cells: Sequence[int], voxels: Sequence[int
 def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
     """Return what the layers make of `outputs.full_resolution()`, [B, O, x, y, z].
 
-    The kernel has 1 or 3 voxels along each axis, and padding is "valid" or "mirror" where it has 3.
+    The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3, and dropout draws nothing.
     """
     convolution, activate = layers.convolution, layers.activation
     if isinstance(convolution, LowRankConvolution):
         raise TypeError("a low-rank convolution takes feature maps of one resolution")
     terms = []
     for part, (_, _, channels) in zip(_normalize(layers.normalization, outputs), outputs.parts(), strict=True):
-        terms.append(layers.dropout(activate(part, channels) if isinstance(activate, PReLU) else activate(part)))
+        terms.append(activate(part, channels) if isinstance(activate, PReLU) else activate(part))
     (_, _, channels), *low_resolution = outputs.parts()
-    total: Tensor = convolution(terms[0], channels).permute(0, 2, 3, 4, 1)
+    scale = layers.dropout.scale
+    total: Tensor = convolution(terms[0], channels, scale).permute(0, 2, 3, 4, 1)
     products, lines = [], []
     for term, (_, factor, channels) in zip(terms[1:], low_resolution, strict=True):
         own_lines = _lines(convolution, factor, outputs.size)
         cells = term.permute(0, 2, 3, 4, 1).contiguous()
-        products.append(_products(cells, convolution.weight[:, channels], *own_lines))
+        products.append(_products(cells, scaled(convolution.weight[:, channels], scale), *own_lines))
         lines.append(own_lines[0])
     if torch.is_grad_enabled() and any(own.cells.requires_grad for own in products):
         total = _AddSpread.apply(total, tuple(lines), *(tensor for own in products for tensor in own))

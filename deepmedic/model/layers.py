@@ -253,6 +253,11 @@ class Dropout(nn.Module):
         """Whether values of the next images are zeroed at random."""
         return self.training and self.rate >= _SMALLEST_DROPOUT_RATE
 
+    @property
+    def scale(self) -> float:
+        """What the next images are multiplied by where nothing is drawn: the share that training keeps."""
+        return 1.0 if self.training or self.rate < _SMALLEST_DROPOUT_RATE else 1.0 - self.rate
+
     def forward(self, images: Tensor) -> Tensor:
         if self.rate < _SMALLEST_DROPOUT_RATE:
             return images
@@ -274,9 +279,9 @@ class Convolution(nn.Module):
         self.padding = padding
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
 
-    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
-        """`channels`: those of the input of the layer that `images` holds; the others count as zero."""
-        return _convolve(images, self.weight[:, channels], self.padding)
+    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS, scale: float = 1.0) -> Tensor:
+        """Convolve `images` times `scale`; `channels`: those of the layer that they hold, the others count as zero."""
+        return _convolve(images, scaled(self.weight[:, channels], scale), self.padding)
 
 
 class LowRankConvolution(nn.Module):
@@ -297,8 +302,9 @@ class LowRankConvolution(nn.Module):
         self.weight_y = nn.Parameter(torch.empty(third, in_channels, 1, y, z))
         self.weight_z = nn.Parameter(torch.empty(out_channels - 2 * third, in_channels, x, 1, z))
 
-    def forward(self, images: Tensor) -> Tensor:
-        weights = (self.weight_x, self.weight_y, self.weight_z)
+    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
+        """Convolve `images` times `scale`."""
+        weights = [scaled(weight, scale) for weight in (self.weight_x, self.weight_y, self.weight_z)]
         return torch.cat([_convolve(self._crop(images, weight), weight, self.padding) for weight in weights], dim=1)
 
     def _crop(self, images: Tensor, weight: Tensor) -> Tensor:
@@ -313,6 +319,11 @@ class LowRankConvolution(nn.Module):
 def fast_layout(images: Tensor) -> Tensor:
     """Store images channels-last on a CPU: their convolutions take about two thirds of the time."""
     return images.contiguous(memory_format=torch.channels_last_3d) if images.device.type == "cpu" else images
+
+
+def scaled(weight: Tensor, scale: float) -> Tensor:
+    """The weights times a number: the same as scaling what they are applied to, which is far larger."""
+    return weight if scale == 1.0 else weight * scale
 
 
 def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:

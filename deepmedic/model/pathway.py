@@ -49,7 +49,10 @@ class Block(nn.Module):
     def forward(self, images: Tensor | PathwayOutputs) -> Tensor:
         if isinstance(images, PathwayOutputs):
             return fusion.apply_block(self._layers(), images)
-        return self.convolution(self.dropout(self.activation(self.normalization(images))))
+        activated = self.activation(self.normalization(images))
+        if self.dropout.draws:
+            return self.convolution(self.dropout(activated))
+        return self.convolution(activated, scale=self.dropout.scale)
 
     def prefers(self, outputs: PathwayOutputs) -> bool:
         """Whether the block is best given `outputs` as they are, not at full resolution."""

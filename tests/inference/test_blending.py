@@ -72,7 +72,7 @@ def one_tile(net, case, start, settings) -> np.ndarray:
     lower = offset + torch.tensor(tiling.margin)
     upper = lower + torch.tensor(net.architecture.output_size(settings.segment))
     single = replace(tiling, starts=offset, lower=lower, upper=upper)
-    attempt = Attempt(single, 1, torch.device("cpu"), torch.device("cpu"))
+    attempt = Attempt((single,), 1, torch.device("cpu"), torch.device("cpu"))
     stitched = predictor._predict(net, case, attempt, settings, {}, None)
     box = tuple(slice(low, high) for low, high in zip(lower[0].tolist(), upper[0].tolist(), strict=True))
     return stitched.probabilities[(slice(None), *box)].numpy().astype(np.float64)
@@ -119,7 +119,7 @@ def test_roi_chooses_tiles_and_changes_nothing_inside(make_net, make_case, tilin
     )
     torch.testing.assert_close(inside.probabilities, everywhere * roi, atol=2e-6, rtol=0)
     plan = next(attempts(net.architecture, (20, 20, 20), None, chosen))
-    assert counts[0] < len(plan.tiling)
+    assert counts[0] < plan.tile_count
 
 
 def test_empty_roi_needs_no_tiles(make_net, make_case) -> None:
@@ -137,9 +137,9 @@ def test_empty_roi_needs_no_tiles(make_net, make_case) -> None:
 def test_every_predictable_voxel_is_given(size, overlap, shared) -> None:
     settings = InferenceSettings(segment=SEGMENT, tiling="auto" if shared else "segments", tile_memory=120_000)
     plain = next(attempts(ARCHITECTURE, size, None, settings))
-    found = blended(ARCHITECTURE, plain.tiling, size, Blending(overlap, 0.125), None, shared_grid=shared)
+    found = blended(ARCHITECTURE, plain.tilings[0], size, Blending(overlap, 0.125), None, shared_grid=shared)
     covered = [np.zeros(size, bool) for _ in range(2)]
-    for mask, tiling in zip(covered, (plain.tiling, found), strict=True):
+    for mask, tiling in zip(covered, (plain.tilings[0], found), strict=True):
         for target, source in tiling.written_boxes(0, len(tiling)):
             mask[target] = True
             assert all(part.start >= 0 for part in source)
