@@ -105,7 +105,7 @@ def _is_faster(kernel: Sequence[int], cells: Sequence[int], voxels: Sequence[int
 def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
     """Return what the layers make of `outputs.full_resolution()`, [B, O, x, y, z].
 
-    The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3, and dropout draws nothing.
+    The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3; dropout draws nothing.
     """
     convolution, activate = layers.convolution, layers.activation
     if isinstance(convolution, LowRankConvolution):
