@@ -7,7 +7,8 @@ line does.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,11 +17,13 @@ import torch
 
 from deepmedic import checkpoints, devices
 from deepmedic.arguments import Arguments
+from deepmedic.config.binding import bind
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import load_model_config, load_train_config
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.sections import ExecutionConfig, ZScoreConfig
-from deepmedic.config.source import ConfigSource
+from deepmedic.config.source import ConfigFile, ConfigSource
 from deepmedic.config.training import TrainConfig
 from deepmedic.devices import Precision
 from deepmedic.errors import ConfigError, DeepMedicError, ModelError
@@ -31,6 +34,7 @@ from deepmedic.model_files import saved_files
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions import training, training_plan
 from deepmedic.sessions.dispatch import is_model_config
+from deepmedic.sessions.ensemble import NamedModel, refuse_unlike
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
 from deepmedic.sessions.weights import read_model
@@ -122,11 +126,14 @@ def build_network(config: str | Path | ModelConfig, seed: int = 0) -> DeepMedicN
 
 
 def segment(
-    model: SavedModel | str | Path,
+    model: SavedModel | str | Path | Sequence[SavedModel | str | Path],
     images: Images,
     roi: Image | None = None,
     *,
     zscore: ZScoreConfig | Mapping[str, object] | None = None,
+    resample_to: Literal["model"] | tuple[float, float, float] | None = None,
+    spacing_tolerance: float = 0.05,
+    prediction: PredictionConfig | Mapping[str, object] | None = None,
     tiling: Tiling | None = None,
     batch_size: int | None = None,
     precision: Precision = "float32",
@@ -138,11 +145,16 @@ def segment(
     images had (`model.data.axis_order`); files are checked for it.
 
     Args:
-        model: a model, or where one is saved.
+        model: a model, or where one is saved; or several, whose probabilities are averaged.
         images: an array [channel, x, y, z]; or one image per channel (NIfTI files, or arrays [x, y, z]), in a list in
             the order of the model's channels or in a mapping by their names. None stands for a missing channel.
         roi: file or array [x, y, z]; only voxels where it is not 0 are classified and used for normalisation.
         zscore: another normalisation, with the sub-keys of `norm_zscore_prms`; {} for none.
+        resample_to: millimetres per voxel to which files are resampled, or "model" for those of training; the result
+            is on the grid of the images. As the key resampleTo.
+        spacing_tolerance: share by which the spacing may differ from that of training without being refused.
+        prediction: mirroring, blending, removal of components and uncertainty maps, by the keys of a test config, for
+            instance {"testTimeMirroring": ["x"], "saveUncertaintyMaps": ["variance"]}.
         tiling: "segments" or "auto", as the key of that name; None: as `-test` chooses.
         batch_size: tiles that pass through the network together; it changes speed and memory, not the result.
         precision: "float32", "tf32" or "bf16".
@@ -162,10 +174,14 @@ def segment(
     """
     _refuse_other("tiling", tiling, (None, *get_args(Tiling)))
     _refuse_other("precision", precision, get_args(Precision))
-    found = model if isinstance(model, SavedModel) else load_model(model)
+    if not _is_spacing(resample_to):
+        raise ConfigError(f'resample_to = {resample_to!r}; allowed are "model" and 3 numbers above 0, in millimetres.')
+    models = _models(model)
+    preprocessing = trained_preprocessing(models[0].model, zscore)
     config = TestConfig(
         folder_for_output=Path(),  # nothing is written
-        preprocessing=trained_preprocessing(found, zscore),
+        preprocessing=replace(preprocessing, resample_to=resample_to, spacing_tolerance=spacing_tolerance),
+        prediction=_prediction(prediction),
         execution=ExecutionConfig(precision=precision),
         tiling=tiling,
     )
@@ -174,7 +190,7 @@ def segment(
             raise ConfigError(f"batch_size = {batch_size}; allowed are whole numbers from 1.")
         given = ConfigSource(given=frozenset({"batchsize"}))
         config = replace(config, batch_size=batch_size, source=given)
-    return segment_case(found, images, roi, config, devices.choose_device(device))
+    return segment_case([one.model for one in models], images, roi, config, devices.choose_device(device))
 
 
 # Training -----------------------------------------------------------------------------------------------------------
@@ -295,6 +311,34 @@ def _saved_once(model: SavedModel, folder: Path) -> Path:
     if not path.is_file():
         checkpoints.save(path, content)
     return path
+
+
+def _models(named: SavedModel | str | Path | Sequence[SavedModel | str | Path]) -> list[NamedModel]:
+    """One or several models, read where they are paths, and found alike enough to be averaged."""
+    several = [named] if isinstance(named, SavedModel | str | Path) else list(named)
+    if not several:
+        raise ModelError("no model is named; give one, or several to be averaged.")
+    models = []
+    for number, one in enumerate(several, 1):
+        if isinstance(one, SavedModel):
+            digest = content_digest(plain_copy(one.to_content())) if len(several) > 1 else ""
+            models.append(NamedModel(Path(f"model {number}"), one, digest))
+        else:
+            models.append(NamedModel(*read_model(Path(one))))
+    refuse_unlike(models)
+    return models
+
+
+def _is_spacing(value: object) -> bool:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return len(value) == 3 and all(isinstance(size, int | float) and 0 < size < math.inf for size in value)
+    return value in (None, "model")
+
+
+def _prediction(chosen: PredictionConfig | Mapping[str, object] | None) -> PredictionConfig:
+    if isinstance(chosen, Mapping):
+        return bind(ConfigFile(Path("prediction"), "python", dict(chosen), {}), PredictionConfig)
+    return chosen or PredictionConfig()
 
 
 def _refuse_other(name: str, value: object, allowed: tuple[object, ...]) -> None:

@@ -35,7 +35,7 @@ def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Ite
             continue  # a setting that an earlier version did not have, and that is off
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             yield from _changes(before, after, f"{prefix}{name}.")
-        elif before != after:
+        elif before != after and not (before is _NOT_GIVEN and after is None):  # a key newer than `old`, not used
             yield f"{prefix}{name}: {_spelled(before)} -> {_spelled(after)}"
 
 

@@ -154,6 +154,25 @@ class PreprocessingConfig:
         '"RAS" turns every case to right, anterior, superior in memory, in training and inference alike, and returns '
         "results in each case's own axes.",
     )
+    resample_to: Literal["model"] | tuple[float, float, float] | None = option(
+        "resampleTo",
+        None,
+        above=0,
+        origin="new",
+        default_text="off",
+        doc="Voxel spacing in millimetres along x, y, z (of the array in memory) to which every case is resampled "
+        'before anything else is done to it; "model" is the spacing that the model was trained with. Images are '
+        "interpolated linearly (and smoothed where voxels become larger), labels by the strongest class. Results of an "
+        "inference, and its metrics, are on the grid of each case's own files.",
+    )
+    spacing_tolerance: float = option(
+        "spacingTolerance",
+        0.05,
+        minimum=0,
+        origin="new",
+        doc="Share by which the voxel spacing of a case may differ from that of the training cases. An inference with "
+        "cases that differ more is refused, unless resampleTo is given; raise it to go on deliberately.",
+    )
     allow_skipped_cases: bool = option(
         "allowSkippedCases",
         False,

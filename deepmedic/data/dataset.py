@@ -13,6 +13,7 @@ from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.config.sections import DataConfig, PreprocessingConfig
 from deepmedic.data.cases import Case, read_cases
+from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.padding import Padding3
 from deepmedic.data.pool import elements_for
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
@@ -124,6 +125,12 @@ class DataSet:
         for note in () if known else notes:
             log.warning("%s, case %s: %s", self.role, self.cases[index].name, note)
 
+    def spacing_range(self) -> tuple[Spacing, Spacing]:
+        """Smallest and largest voxel spacing over the cases along each array axis, millimetres."""
+        spacings = np.array([headers.header.spacing for headers in self.headers])
+        lowest, highest = spacings.min(axis=0).tolist(), spacings.max(axis=0).tolist()
+        return (lowest[0], lowest[1], lowest[2]), (highest[0], highest[1], highest[2])
+
     def median_spacing(self) -> tuple[float, float, float]:
         """Median voxel spacing over the cases, millimetres along the array axes."""
         x, y, z = np.median([headers.header.spacing for headers in self.headers], axis=0)
@@ -183,4 +190,5 @@ def check_without_model(
 ) -> None:
     """Add to `problems` what is wrong with a data set as far as that can be said when the model could not be read."""
     cases = read_cases(config, role, problems, needs_labels=needs_labels)
-    check_cases(cases, preprocessing, problems, [])
+    # The spacing of the model is not known, and has no part in what can be said of the files.
+    check_cases(cases, replace(preprocessing, resample_to=None), problems, [])

@@ -12,6 +12,9 @@ import numpy as np
 from deepmedic.config.options import Size3
 from deepmedic.errors import DataError
 
+Spacing = tuple[float, float, float]
+"""Millimetres per voxel along three axes."""
+
 _TO_MILLIMETRES = {1: 1000.0, 2: 1.0, 3: 0.001}
 """Codes of the spatial unit: metre, millimetre, micrometre; 0 (not said) is taken as millimetre."""
 _SMALLEST_DETERMINANT = 1e-6

@@ -73,6 +73,8 @@ class VolumeHeader:
     """How `in_ras` turned the array; None: as stored."""
     notes: tuple[str, ...] = ()
     """What is unusual about the header but harmless."""
+    resampled_from: VolumeHeader | None = None
+    """The same volume in the axes of memory before it was resampled to this grid; None: it was not."""
 
     @property
     def n_voxels(self) -> int:

@@ -40,11 +40,34 @@ class PreparedCase:
     """float32 [channel]: mean of the 8 corner voxels, the fill of low-resolution segments outside the volume."""
     notes: list[str] = field(default_factory=list)
     """What the user should know, those of the loaded case included."""
+    native_labels: torch.Tensor | None = None
+    """The labels on the grid of the files [x, y, z], not padded, when the case was resampled."""
+    native_roi: torch.Tensor | None = None
+    """The ROI likewise, bool."""
 
     @property
     def size(self) -> Size3:
         x, y, z = self.channels.shape[1:]
         return x, y, z
+
+    @property
+    def result_header(self) -> VolumeHeader:
+        """Of the grid that results belong on: that of the files, in the axes of memory."""
+        return self.header.resampled_from or self.header
+
+    @property
+    def result_labels(self) -> torch.Tensor | None:
+        """The labels on the grid of results, [x, y, z]."""
+        if self.header.resampled_from is not None:
+            return self.native_labels
+        return None if self.labels is None else self.labels[self.unpadded]
+
+    @property
+    def result_roi(self) -> torch.Tensor | None:
+        """The ROI on the grid of results, bool [x, y, z]."""
+        if self.header.resampled_from is not None:
+            return self.native_roi
+        return None if self.roi is None else self.roi[self.unpadded]
 
     @property
     def unpadded(self) -> tuple[slice, slice, slice]:
@@ -95,6 +118,8 @@ def prepare_case(
         padding=padding,
         border_values=_corner_means(channels),
         notes=loaded.notes,
+        native_labels=None if loaded.native_labels is None else _label_tensor(loaded.native_labels),
+        native_roi=None if loaded.native_roi is None else torch.from_numpy(loaded.native_roi),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -15,6 +15,7 @@ from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.data import geometry_checks, voxel_checks
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.nifti import VolumeHeader, in_ras, read_header, read_voxels, to_memory
+from deepmedic.data.resampling import labels_to_model_grid, mask_to_model_grid, resampled_header, to_model_grid
 from deepmedic.errors import DataError, DeepMedicError, ProblemList
 
 Check = Callable[[np.ndarray, list[str]], np.ndarray]
@@ -38,6 +39,10 @@ class LoadedCase:
     """float32 [category, x, y, z], not negative."""
     notes: list[str] = field(default_factory=list)
     """What the user should know: rounded labels, replaced voxels, a squeezed axis, an empty ROI."""
+    native_labels: np.ndarray | None = None
+    """The labels before resampling, when `header` is one of a resampled grid."""
+    native_roi: np.ndarray | None = None
+    """The ROI before resampling."""
 
     @property
     def roi_is_empty(self) -> bool:
@@ -60,6 +65,11 @@ class CaseHeaders:
     def shape(self) -> Size3:
         """Voxels along x, y, z in memory."""
         return self.header.shape
+
+    @property
+    def result_shape(self) -> Size3:
+        """Voxels of results along x, y, z: those of the files, in the axes of memory."""
+        return (self.header.resampled_from or self.header).shape
 
     @property
     def loaded_bytes(self) -> int:
@@ -144,7 +154,20 @@ def load_case(case: Case, headers: CaseHeaders, preprocessing: PreprocessingConf
             raise DataError(f"case {case.name}: all weight maps are zero everywhere, so no voxel can be drawn from it.")
     if roi is not None and labels is not None and roi.any() and not labels[roi].any():
         loading.notes.append("the ROI holds no voxel of a foreground class")
-    return LoadedCase(case, headers.header, channels, labels, roi, weight_maps, loading.notes)
+    found = LoadedCase(case, headers.header, channels, labels, roi, weight_maps, loading.notes)
+    return found if headers.header.resampled_from is None else _with_resampled_labels(found)
+
+
+def _with_resampled_labels(loaded: LoadedCase) -> LoadedCase:
+    """Labels and ROI on the grid that channels were resampled to, beside those that were read."""
+    header, labels, roi = loaded.header, loaded.labels, loaded.roi
+    return replace(
+        loaded,
+        labels=None if labels is None else labels_to_model_grid(labels, header),
+        roi=None if roi is None else mask_to_model_grid(roi, header),
+        native_labels=labels,
+        native_roi=roi,
+    )
 
 
 def _check(
@@ -165,12 +188,17 @@ def _check(
     headers = [header for _, header in images]
     count = len(case.channels)
     first = next(header for header in headers[:count] if header)
+    in_memory = in_ras(first) if preprocessing.orientation == "RAS" else first
+    if preprocessing.resample_to is not None:
+        if preprocessing.resample_to == "model":
+            raise ValueError("the spacing of the model must be looked up before cases are read")
+        in_memory = resampled_header(in_memory, preprocessing.resample_to)
     found = CaseHeaders(
         channels=tuple(headers[:count]),
         labels=headers[count],
         roi=headers[count + 1],
         weight_maps=tuple(headers[count + 2 :]),
-        header=in_ras(first) if preprocessing.orientation == "RAS" else first,
+        header=in_memory,
     )
     return found, remarks
 
@@ -209,7 +237,8 @@ class _Loading:
         for number, (ref, header) in enumerate(zip(refs, headers, strict=True)):
             voxels = self.read(f"{title} {number + 1}", ref, header, check)
             if voxels is not None:
-                together[number] = voxels
+                resampled = self._header.resampled_from is not None
+                together[number] = to_model_grid(voxels, self._header) if resampled else voxels
         return together
 
 

@@ -12,6 +12,7 @@ import torch
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
+from deepmedic.config.prediction import PredictionConfig
 from deepmedic.inference.auto_tiling import common_multiples, padded_context
 from deepmedic.inference.tiling import Box, Tiling, boxes_touching, margin_before
 
@@ -27,6 +28,11 @@ class Blending:
     """Share of the predicted box by which neighbouring tiles overlap along each axis, 0 to below 1."""
     sigma: float
     """Standard deviation of the weights as a share of the predicted box."""
+
+
+def blending_of(chosen: PredictionConfig) -> Blending | None:
+    """How tiles overlap by a config; None without blending."""
+    return None if chosen.blending == "none" else Blending(chosen.overlap, chosen.sigma)
 
 
 def importance(size: Size3, sigma: float) -> torch.Tensor:

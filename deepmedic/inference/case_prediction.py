@@ -13,9 +13,11 @@ from itertools import combinations
 import torch
 
 from deepmedic.config.options import Size3
-from deepmedic.config.prediction import AXES, PredictionConfig
+from deepmedic.config.prediction import AXES, PredictionConfig, UncertaintyKind
 from deepmedic.data.dataset import CaseNeeds
+from deepmedic.data.nifti import VolumeHeader
 from deepmedic.data.preprocessing import PreparedCase, mirrored
+from deepmedic.data.resampling import needed_for_native, to_native_grid
 from deepmedic.inference.averaging import MeanPrediction, entropy
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import FeatureRanges
@@ -65,11 +67,13 @@ def predict_case(
     Raises:
         ResourceError: not even the CPU's memory is enough.
     """
-    if len(members) == 1 and not chosen.refines:
+    resampled = cases[0].header.resampled_from is not None
+    if len(members) == 1 and not chosen.refines and not resampled:
         return predict_volume(members[0].net, cases[0], settings, wanted_feature_maps, progress)
     passes = MeanPrediction(with_variance="variance" in chosen.uncertainty)
     feature_maps: dict[tuple[int, int], torch.Tensor] = {}
-    for number, (member, case) in enumerate(zip(members, cases, strict=True)):
+    for number, (member, prepared) in enumerate(zip(members, cases, strict=True)):
+        case = _with_all_that_results_need(prepared) if resampled else prepared
         own = replace(settings, segment=member.segment)
         for axes in mirrorings(chosen):
             wanted = wanted_feature_maps if number == 0 and not axes else None
@@ -85,18 +89,38 @@ def _decided(
     case: PreparedCase,
     chosen: PredictionConfig,
 ) -> Prediction:
-    """Classes from the mean probabilities, within the ROI, without the components that are not wanted."""
-    probabilities = passes.mean()
-    roi = None if case.roi is None else case.roi[case.unpadded]
-    uncertainty = {
-        kind: entropy(probabilities) if kind == "entropy" else passes.variance() for kind in chosen.uncertainty
-    }
+    """Classes from the mean probabilities on the grid of results, within the ROI, without unwanted components."""
+    probabilities, roi = passes.mean(), case.result_roi
+    variance = passes.variance() if "variance" in chosen.uncertainty else None
+    if case.header.resampled_from is not None:
+        probabilities = _probabilities_to_native_grid(probabilities, case.header)
+        feature_maps = {layer: to_native_grid(maps, case.header) for layer, maps in feature_maps.items()}
+        variance = None if variance is None else to_native_grid(variance, case.header)
+    uncertainty: dict[UncertaintyKind, torch.Tensor] = {} if variance is None else {"variance": variance}
+    if "entropy" in chosen.uncertainty:
+        uncertainty["entropy"] = entropy(probabilities)
     everywhere = probabilities.argmax(dim=0).to(torch.uint8 if len(probabilities) <= _NARROW_CLASSES else torch.int32)
     segmentation = everywhere if roi is None else everywhere * roi
     if chosen.postprocesses:
-        segmentation = without_small_components(segmentation, case.header.spacing, chosen)
+        segmentation = without_small_components(segmentation, case.result_header.spacing, chosen)
         everywhere = segmentation if roi is None else torch.where(roi, segmentation, everywhere)
     if roi is not None:
         probabilities = probabilities * roi
         uncertainty = {kind: values * roi for kind, values in uncertainty.items()}
     return Prediction(probabilities, segmentation, everywhere, feature_maps, uncertainty)
+
+
+def _with_all_that_results_need(case: PreparedCase) -> PreparedCase:
+    """The case with an ROI, by which tiles are chosen, that holds every voxel from which results are interpolated."""
+    if case.roi is None or case.native_roi is None:
+        return case
+    roi = case.roi.clone()
+    roi[case.unpadded] |= needed_for_native(case.native_roi, case.header)
+    return replace(case, roi=roi)
+
+
+def _probabilities_to_native_grid(probabilities: torch.Tensor, header: VolumeHeader) -> torch.Tensor:
+    """Interpolated linearly; a voxel that lies mostly where the network does not reach stays 0, others add up to 1."""
+    found = to_native_grid(probabilities, header)
+    reached = found.sum(dim=0)
+    return torch.where(reached > 0.5, found / reached.clamp(min=0.5), 0)

@@ -28,7 +28,7 @@ Status = Literal["match", "absent", "other run", "damaged"]
 
 _RECORD_FORMAT = 1
 _RESULT_ENDINGS = (".nii.gz", "_dseg.json", "_dseg.tsv", "_probseg.json")
-_DECIDE_NOTHING = ("norm_verbosity", "check_inputs", "affine_tolerance", "allow_skipped_cases")
+_DECIDE_NOTHING = ("norm_verbosity", "check_inputs", "affine_tolerance", "spacing_tolerance", "allow_skipped_cases")
 """Options of preprocessing that do not change a number."""
 
 
@@ -62,6 +62,8 @@ class RunIdentity:
         """
         settings = {"tiling": inference.tiling, "segment": inference.segment, "precision": inference.precision}
         prepared = {key: value for key, value in asdict(preprocessing).items() if key not in _DECIDE_NOTHING}
+        if preprocessing.resample_to is None:
+            del prepared["resample_to"]
         refined = {} if refinement is None else refinement.deciding()
         members = {"ensemble": list(ensemble)} if len(ensemble) > 1 else {}
         return cls(model_sha256, {**settings, **prepared, **refined, **members})

@@ -189,7 +189,7 @@ def _skip(case: Case, problem: DataError, run: _Run) -> None:
 def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
     """Predict, score and save one case."""
     options, prepared = run.options, found.prepared[0]
-    if prepared.roi is not None and not prepared.roi.any():
+    if prepared.result_roi is not None and not prepared.result_roi.any():
         log.warning("%s: the ROI mask is empty, so the result is background everywhere.", case.name)
     started = time.monotonic()
     wanted = run.writer.files.feature_maps if run.writer else {}
@@ -205,18 +205,17 @@ def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
     _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
     if run.writer is not None and found.record is not None:
         record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
-        run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.header, record))
+        run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.result_header, record))
     run.summary.computed.append(case.name)
 
 
 def _evaluate(
     case: Case, prepared: PreparedCase, prediction: Prediction, options: SegmentationOptions
 ) -> CaseEvaluation | None:
-    if prepared.labels is None:
+    labels, roi = prepared.result_labels, prepared.result_roi
+    if labels is None:
         return None
-    roi = None if prepared.roi is None else prepared.roi[prepared.unpadded]
-    labels = prepared.labels[prepared.unpadded]
-    spacing = prepared.header.spacing
+    spacing = prepared.result_header.spacing
     return evaluate_case(case.name, prediction, labels, roi, spacing, options.class_names, options.scoring)
 
 

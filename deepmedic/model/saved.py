@@ -19,7 +19,9 @@ class DataDescription:
     """What the training data of a model looked like; all None for a model that was never trained."""
 
     spacing: tuple[float, float, float] | None = None
-    """Median voxel spacing in millimetres along the array axes."""
+    """Median voxel spacing in millimetres along the array axes, after resampling if there was any."""
+    spacing_range: tuple[tuple[float, float, float], tuple[float, float, float]] | None = None
+    """Smallest and largest spacing along each axis; None also for models of earlier versions."""
     axis_order: str | None = None
     """For instance "LPS": where the array axes point to."""
     orientation: str | None = None

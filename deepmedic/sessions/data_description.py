@@ -20,6 +20,7 @@ def describe_data(data: DataSet) -> DataDescription:
     cases = [data.load_if_usable(index) for index in range(min(len(data), _FINGERPRINT_CASES))]
     return DataDescription(
         spacing=data.median_spacing(),
+        spacing_range=data.spacing_range(),
         axis_order=data.headers[0].header.axis_codes,
         orientation=data.preprocessing.orientation,
         zscore=asdict(data.preprocessing.zscore),

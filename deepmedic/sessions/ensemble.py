@@ -14,9 +14,10 @@ import torch
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.source import Refusals
 from deepmedic.data.dataset import CaseNeeds
-from deepmedic.errors import CommandLineError, ModelError
-from deepmedic.inference.case_prediction import Member
+from deepmedic.errors import CommandLineError, ModelError, ProblemList
+from deepmedic.inference.case_prediction import Member, mirrorings
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.sessions.weights import read_model
@@ -111,6 +112,27 @@ def needs_of(model: SavedModel) -> CaseNeeds:
     """What a model needs from every case."""
     architecture, segment = model.architecture, model.config.segment_size_inference
     return CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+
+
+def refuse_what_needs_other_models(config: TestConfig, models: int) -> None:
+    """Refuse settings for which there are too few models, or too many.
+
+    Raises:
+        ConfigError: names key and remedy.
+    """
+    problems = ProblemList()
+    refusals, chosen = Refusals(config.source.path, config.source.lines, problems), config.prediction
+    if "variance" in chosen.uncertainty and models * len(mirrorings(chosen)) < 2:
+        refusals.refuse(
+            "saveUncertaintyMaps",
+            'found "variance" with a single prediction of each case; it needs several: add testTimeMirroring, or an '
+            'ensemble (ensembleOfModels, or several models after -model), or save only "entropy"',
+        )
+    if models > 1 and config.output.save_feature_maps:
+        refusals.refuse(
+            "saveIndividualFms", f"found true with {models} models; allowed: false; save those of one model at a time"
+        )
+    problems.raise_if_any()
 
 
 def _several(

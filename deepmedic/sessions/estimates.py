@@ -111,7 +111,7 @@ def training_disk(config: TrainConfig, model: SavedModel, volumes: DataSet | Non
 
 def result_bytes(data: DataSet, classes: int) -> int:
     """Bytes of segmentations and probability maps, as if they could not be compressed to less than a half."""
-    voxels = sum(shape[0] * shape[1] * shape[2] for shape in (headers.shape for headers in data.headers))
+    voxels = sum(shape[0] * shape[1] * shape[2] for shape in (headers.result_shape for headers in data.headers))
     return voxels * (1 + _FLOAT * classes) // 2
 
 

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Literal
 
-import numpy as np
-
-from deepmedic.config.source import ConfigSource
+from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
+from deepmedic.config.source import ConfigSource, Refusals
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds, DataSet
 from deepmedic.data.fingerprints import channels_unlike_training, order_that_fits_better
+from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.preprocessing import PreparedCase, intensity_fingerprint
-from deepmedic.errors import DataError
+from deepmedic.errors import ConfigError, DataError, ProblemList
 from deepmedic.model.saved import SavedModel
 
 log = logging.getLogger(__name__)
 
-_SPACING_TOLERANCE = 0.05
-"""Relative difference of voxel sizes to those of training that is not worth a warning."""
+_WORTH_TELLING = 0.05
+"""Relative difference of voxel sizes to those of training from which on a user is told of it, even if it is allowed."""
+_ROUNDING = 1e-5
+"""Millimetres by which sizes in float32 headers may be off."""
+_MOST_NAMED = 3
 
 TilingName = Literal["segments", "auto"]
 
@@ -39,11 +42,62 @@ def choose_tiling(asked: TilingName | None, source: ConfigSource, model: SavedMo
     return "segments" if original or model.config.segment_size_inference_given else "auto"
 
 
-def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
-    """Refuse cases whose arrays run in other directions than those of training; say where else they differ.
+def as_in_training(
+    preprocessing: PreprocessingConfig, source: ConfigSource, model: SavedModel
+) -> tuple[PreprocessingConfig, list[str]]:
+    """Take from the model what a config leaves to it: the normalisation, and the spacing of `resampleTo = "model"`.
+
+    Returns:
+        The settings, and what the user should know of them.
 
     Raises:
-        DataError: the axis order differs.
+        ConfigError: the model does not know the spacing it was trained with.
+    """
+    notes = []
+    trained = model.data.zscore
+    if source.path is not None and "norm_zscore_prms" not in source.given and trained is not None:
+        zscore = ZScoreConfig(**trained)
+        if zscore.applies and zscore != preprocessing.zscore:
+            notes.append(f"norm_zscore_prms is not given: intensities are normalised as in training, {trained}.")
+        preprocessing = replace(preprocessing, zscore=zscore)
+    return replace(preprocessing, resample_to=resolved_spacing(preprocessing, source, model)), notes
+
+
+def resolved_spacing(preprocessing: PreprocessingConfig, source: ConfigSource, model: SavedModel) -> Spacing | None:
+    """The spacing that `resampleTo` stands for; None: cases stay as they are.
+
+    Raises:
+        ConfigError: it is that of a model that does not know it.
+    """
+    if preprocessing.resample_to != "model":
+        return preprocessing.resample_to
+    if model.data.spacing is None:
+        where = Refusals(source.path, source.lines, ProblemList()).where("resampleTo")
+        raise ConfigError(
+            f'{where}: resampleTo: found "model", but the model does not know with which spacing it was trained; give '
+            "it in millimetres, for instance resampleTo = [1.0, 1.0, 1.0]"
+        )
+    return trained_spacing(model)
+
+
+def trained_spacing(model: SavedModel) -> Spacing | None:
+    """Median spacing of the training cases in millimetres; None if the model does not know it."""
+    if model.data.spacing is None:
+        return None
+    x, y, z = model.data.spacing
+    return x, y, z
+
+
+def compare_with_training(data: DataSet, model: SavedModel, *, refuse_other_spacing: bool = False) -> list[str]:
+    """Refuse cases whose arrays run in other directions than those of training; say where else they differ.
+
+    Args:
+        data: the cases.
+        model: what they are used with.
+        refuse_other_spacing: also refuse cases whose voxel spacing is another one, unless they are resampled.
+
+    Raises:
+        DataError: the axis order differs, or the spacing by more than `spacingTolerance`.
     """
     trained = model.data
     notes: list[str] = []
@@ -61,12 +115,16 @@ def compare_with_training(data: DataSet, model: SavedModel) -> list[str]:
             f"{trained.axis_order}; the network would see it flipped or turned. Store the images as in training, or "
             'train and segment with orientation = "RAS".'
         )
-    spacing = data.median_spacing()
-    if trained.spacing is not None and not np.allclose(spacing, trained.spacing, rtol=_SPACING_TOLERANCE, atol=0):
-        notes.append(
-            f"The voxel spacing of these cases is {_millimetres(spacing)}, in training it was "
-            f"{_millimetres(trained.spacing)}: the network knows shapes in voxels. Resample the images as in training."
+    tolerance = data.preprocessing.spacing_tolerance
+    spacing = other_spacing(data, model, tolerance)
+    if spacing and refuse_other_spacing and data.preprocessing.resample_to is None:
+        raise DataError(
+            f'{spacing} Set resampleTo = "model", which resamples each case and returns its results on its own grid; '
+            f"or raise spacingTolerance (now {tolerance:g}) to segment them as they are."
         )
+    spacing = other_spacing(data, model, min(tolerance, _WORTH_TELLING))
+    if spacing:
+        notes.append(f"{spacing} Resample the images as in training (resampleTo).")
     if trained.zscore is not None and trained.zscore != asdict(data.preprocessing.zscore):
         notes.append(
             f"norm_zscore_prms differ from training: {asdict(data.preprocessing.zscore)} here, {trained.zscore} there. "
@@ -160,6 +218,35 @@ def channel_titles(model: SavedModel) -> tuple[str, ...]:
     """What the channels of a model are called in messages: their names, else "channel 1", ..."""
     numbered = tuple(f"channel {number}" for number in range(1, model.architecture.input_channels + 1))
     return model.config.channel_names or numbered
+
+
+def other_spacing(data: DataSet, model: SavedModel, tolerance: float) -> str:
+    """Which cases have a voxel spacing outside that of training by more than a share, in words; empty if none has."""
+    trained = model.data
+    if trained.spacing is None:
+        return ""
+    low, high = trained.spacing_range or (trained.spacing, trained.spacing)
+    others = [
+        (case.name, found.header.spacing)
+        for case, found in data.checked_cases()
+        if any(
+            not lowest * (1 - tolerance) - _ROUNDING <= size <= highest * (1 + tolerance) + _ROUNDING
+            for size, lowest, highest in zip(found.header.spacing, low, high, strict=True)
+        )
+    ]
+    if not others:
+        return ""
+    named = ", ".join(f"{name} {_millimetres(spacing)}" for name, spacing in others[:_MOST_NAMED])
+    more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
+    return (
+        f"{len(others)} of {len(data)} cases have another voxel spacing than in training, {_range(low, high)}: {named}"
+        f"{more}. The network knows shapes in voxels."
+    )
+
+
+def _range(low: Spacing, high: Spacing) -> str:
+    text = _millimetres(low)
+    return text if _millimetres(high) == text else f"{text} to {_millimetres(high)}"
 
 
 def _millimetres(spacing: tuple[float, float, float]) -> str:

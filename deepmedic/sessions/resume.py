@@ -36,6 +36,7 @@ _DECIDE_BATCHES = (
     *("weightedMapsForSamplingEachCategoryTrain", "padInputImagesBool", "segment_size_train", "numberOfSubepochs"),
     *("typeOfSamplingForTraining", "proportionOfSamplesToExtractPerCategoryTraining", "numOfCasesLoadedPerSubepoch"),
     *("numberTrainingSegmentsLoadedOnGpuPerSubep", "batchsize_train", "augm_img_prms_tr", "augm_sample_prms_tr"),
+    "resampleTo",
 )
 """Settings with which a subepoch has other batches."""
 _EXTRA = ("optimiser", "history", "tally", "averaging", "live", "phaseStart")

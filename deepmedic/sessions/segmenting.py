@@ -21,7 +21,7 @@ from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import check, estimates, testing
 from deepmedic.sessions.ensemble import NamedModel, expanded, needs_of, refuse_unlike
-from deepmedic.sessions.model_use import compare_with_training
+from deepmedic.sessions.model_use import compare_with_training, other_spacing, trained_spacing
 from deepmedic.sessions.named_images import Channels, cases_in, named_case
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.single_case import trained_preprocessing
@@ -134,6 +134,11 @@ def prepare(arguments: Arguments) -> SegmentPlan:
     config = _config(arguments, model)
     data = _data_set(cases, config, model, problems)
     notes = list(data.notes)
+    spacing = other_spacing(data, model, config.preprocessing.spacing_tolerance)
+    if spacing:
+        config = _resampling(config, model)
+        data = _data_set(cases, config, model, problems)
+        notes.append(f"{spacing} All cases are resampled as in training, and results return to each case's own grid.")
     with problems.gather():
         notes += compare_with_training(data, model)
     with problems.gather():
@@ -164,6 +169,11 @@ def _config(arguments: Arguments, model: SavedModel) -> TestConfig:
         preprocessing=trained_preprocessing(model),
     )
     return fit_test_config(config, model.config)
+
+
+def _resampling(config: TestConfig, model: SavedModel) -> TestConfig:
+    """The settings with the spacing of training, to which cases are to be resampled."""
+    return replace(config, preprocessing=replace(config.preprocessing, resample_to=trained_spacing(model)))
 
 
 def _data_set(cases: list[Case], config: TestConfig, model: SavedModel, problems: ProblemList) -> DataSet:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +23,16 @@ from deepmedic.data.nifti import VolumeHeader, array_header, to_native, write_vo
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
 from deepmedic.data.volumes import LoadedCase, check_case
 from deepmedic.errors import DataError, ProblemList
+from deepmedic.inference.blending import blending_of
+from deepmedic.inference.case_prediction import Member, predict_case
 from deepmedic.inference.execution import InferenceSettings
-from deepmedic.inference.predictor import predict_volume
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.ensemble import needs_of
+from deepmedic.sessions.ensemble import needs_of, refuse_what_needs_other_models
 from deepmedic.sessions.model_use import (
     ComparedWithTraining,
     choose_tiling,
     compare_with_training,
+    resolved_spacing,
     warn_of_other_intensities,
 )
 
@@ -54,6 +56,8 @@ class Segmentation:
     """uint8 (int32 above 256 classes) [x, y, z]: the most probable class, 0 outside the ROI."""
     header: VolumeHeader
     """Of the first image that is present; results that are saved get its geometry."""
+    uncertainty: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """float32 [x, y, z] by kind, "entropy" or "variance", for what was asked for."""
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.segmentation.shape))
@@ -111,34 +115,51 @@ def trained_preprocessing(
 
 
 def segment_case(
-    model: SavedModel, images: Images, roi: Image | None, config: TestConfig, device: torch.device
+    models: Sequence[SavedModel], images: Images, roi: Image | None, config: TestConfig, device: torch.device
 ) -> Segmentation:
     """Segment one case with the settings of an inference config; its listing files are not used.
 
+    Args:
+        models: one, or several whose probabilities are averaged; they are taken to be alike enough for it.
+        images: of the case.
+        roi: of the case.
+        config: settings.
+        device: where to compute.
+
     Raises:
         ConfigError: the config does not fit the model.
-        DataError: an image cannot be used, or runs along other axes than those of training.
+        DataError: an image cannot be used, or runs along other axes or with another spacing than those of training.
         ResourceError: memory is not enough.
     """
+    model = models[0]
     config = fit_test_config(config, model.config)
+    refuse_what_needs_other_models(config, len(models))
+    preprocessing = config.preprocessing
+    preprocessing = replace(preprocessing, resample_to=resolved_spacing(preprocessing, config.source, model))
     channels = _per_channel(model, images)
-    if any(isinstance(image, str | Path) for image in channels):
-        prepared, header = _from_files(model, channels, roi, config.preprocessing)
-    else:
-        prepared, header = _from_arrays(model, channels, roi, config.preprocessing)
+    read = _from_files if any(isinstance(image, str | Path) for image in channels) else _from_arrays
+    cases, header = read(models, channels, roi, preprocessing)
     settings = InferenceSettings(
         segment=model.config.segment_size_inference,
         batch_size=config.batch_size,
         tiling=choose_tiling(config.tiling, config.source, model),
         precision=config.execution.precision,
         device=device,
+        blending=blending_of(config.prediction),
     )
+    members = [Member(one.network().to(device), one.config.segment_size_inference) for one in models]
     with devices.session_numerics(device, config.execution):
-        prediction = predict_volume(model.network().to(device), prepared, settings)
+        prediction = predict_case(members, cases, settings, config.prediction)
+    grid = cases[0].result_header
+
+    def returned(volume: torch.Tensor) -> np.ndarray:
+        return np.ascontiguousarray(to_native(volume.numpy(), grid))
+
     return Segmentation(
-        np.ascontiguousarray(to_native(prediction.probabilities.numpy(), prepared.header)),
-        np.ascontiguousarray(to_native(prediction.segmentation.numpy(), prepared.header)),
+        returned(prediction.probabilities),
+        returned(prediction.segmentation),
         header,
+        {kind: returned(volume) for kind, volume in prediction.uncertainty.items()},
     )
 
 
@@ -173,8 +194,13 @@ def _named(model: SavedModel) -> str:
 
 
 def _from_files(
-    model: SavedModel, channels: Sequence[Image | None], roi: Image | None, preprocessing: PreprocessingConfig
-) -> tuple[PreparedCase, VolumeHeader]:
+    models: Sequence[SavedModel],
+    channels: Sequence[Image | None],
+    roi: Image | None,
+    preprocessing: PreprocessingConfig,
+) -> tuple[list[PreparedCase], VolumeHeader]:
+    """Prepare files for each model."""
+    model = models[0]
     refs = [_file(image, f"channel {number}") for number, image in enumerate(channels, 1)]
     case = Case(_name_of(refs), tuple(refs), roi=_file(roi, "the ROI mask"))
     problems = ProblemList()
@@ -183,15 +209,23 @@ def _from_files(
     problems.raise_if_any()
     assert found is not None  # otherwise something was refused
     data = DataSet("inference", [case], [found], preprocessing, needs_of(model))
-    for note in [*notes, *compare_with_training(data, model)]:
+    for note in [*notes, *compare_with_training(data, model, refuse_other_spacing=True)]:
         log.warning("%s", note)
-    return ComparedWithTraining(data, model).load(0), next(header for header in found.channels if header)
+    cases = ComparedWithTraining(data, model).load_each(0, [needs_of(one) for one in models])
+    return cases, next(header for header in found.channels if header)
 
 
 def _from_arrays(
-    model: SavedModel, channels: Sequence[Image | None], roi: Image | None, preprocessing: PreprocessingConfig
-) -> tuple[PreparedCase, VolumeHeader]:
-    """Prepare arrays, which are taken to run along the axes of the training images."""
+    models: Sequence[SavedModel],
+    channels: Sequence[Image | None],
+    roi: Image | None,
+    preprocessing: PreprocessingConfig,
+) -> tuple[list[PreparedCase], VolumeHeader]:
+    """Prepare arrays for each model; they are taken to have the axes and the spacing of the training images."""
+    if preprocessing.resample_to is not None:
+        raise DataError(
+            "arrays have no voxel spacing to resample from; give images as files, or leave resample_to out."
+        )
     notes: list[str] = []
     arrays = [_array(image, f"channel {number}") for number, image in enumerate(channels, 1)]
     shapes = {array.shape for array in arrays if array is not None}
@@ -216,12 +250,12 @@ def _from_arrays(
         notes=notes,
     )
     warning = unnormalised_warning(loaded, preprocessing.zscore)
-    needs = needs_of(model)
-    prepared = prepare_case(loaded, needs.margins, preprocessing, needs.segment)
-    for note in [*prepared.notes, *([warning] if warning else [])]:
+    needs = [needs_of(model) for model in models]
+    cases = [prepare_case(loaded, one.margins, preprocessing, one.segment) for one in needs]
+    for note in [*dict.fromkeys(loaded.notes), *([warning] if warning else [])]:
         log.warning("%s", note)
-    warn_of_other_intensities(prepared, loaded.case, model)
-    return prepared, header
+    warn_of_other_intensities(cases[0], loaded.case, models[0])
+    return cases, header
 
 
 def _checked(array: np.ndarray, title: str, notes: list[str], preprocessing: PreprocessingConfig) -> np.ndarray:

@@ -18,14 +18,13 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.plain import to_plain
-from deepmedic.config.source import Refusals
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import DataSet, check_without_model, read_data_set
 from deepmedic.errors import ProblemList
 from deepmedic.files import write_text_atomically
 from deepmedic.inference import paper_table, tables
 from deepmedic.inference.bids_layout import DESCRIPTION, BidsLayout
-from deepmedic.inference.blending import Blending
+from deepmedic.inference.blending import blending_of
 from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
@@ -38,8 +37,19 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import EventLog, session_log
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
-from deepmedic.sessions.ensemble import NamedModel, find_models, members_of, needs_of
-from deepmedic.sessions.model_use import ComparedWithTraining, choose_tiling, compare_with_training
+from deepmedic.sessions.ensemble import (
+    NamedModel,
+    find_models,
+    members_of,
+    needs_of,
+    refuse_what_needs_other_models,
+)
+from deepmedic.sessions.model_use import (
+    ComparedWithTraining,
+    as_in_training,
+    choose_tiling,
+    compare_with_training,
+)
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.training.interruption import Interrupted, Interruption
 
@@ -120,11 +130,21 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     model = models[0].model
     with problems.gather():
         config = fit_test_config(config, model.config)
-    _refuse_what_needs_other_models(config, len(models), problems)
-    data = read_data_set(config.data, "inference", config.preprocessing, needs_of(model), problems, needs_labels=False)
-    notes = [*config.source.notes, *data.notes]
+    taken: list[str] = []
+    preprocessing = replace(config.preprocessing, resample_to=None)  # should the right one not be known
     with problems.gather():
-        notes += compare_with_training(data, model)
+        preprocessing, taken = as_in_training(config.preprocessing, config.source, model)
+    config = replace(config, preprocessing=preprocessing)
+    with problems.gather():
+        refuse_what_needs_other_models(config, len(models))
+    data = read_data_set(config.data, "inference", config.preprocessing, needs_of(model), problems, needs_labels=False)
+    notes = [*config.source.notes, *taken, *data.notes]
+    for one in models:
+        with problems.gather():
+            # Configs of the original know no resampleTo, and go on with a warning as before.
+            refuse = config.source.dialect == "toml"
+            notes += compare_with_training(data, one.model, refuse_other_spacing=refuse)
+    notes = list(dict.fromkeys(notes))
     paths = SessionPaths(config.folder_for_output, config.session_name)
     with problems.gather():
         bids_layout(config, data.cases, model)
@@ -158,21 +178,6 @@ def run(plan: TestPlan) -> int:
         except Interrupted as interrupted:
             log.warning("%s: finished cases are kept. Repeat the same command to compute the rest.", interrupted)
             return interrupted.exit_code
-
-
-def _refuse_what_needs_other_models(config: TestConfig, models: int, problems: ProblemList) -> None:
-    """Refuse settings for which there are too few models, or too many."""
-    refusals, chosen = Refusals(config.source.path, config.source.lines, problems), config.prediction
-    if "variance" in chosen.uncertainty and models * len(mirrorings(chosen)) < 2:
-        refusals.refuse(
-            "saveUncertaintyMaps",
-            'found "variance" with a single prediction of each case; it needs several: add testTimeMirroring, or an '
-            'ensemble (ensembleOfModels, or several models after -model), or save only "entropy"',
-        )
-    if models > 1 and config.output.save_feature_maps:
-        refusals.refuse(
-            "saveIndividualFms", f"found true with {models} models; allowed: false; save those of one model at a time"
-        )
 
 
 def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
@@ -244,14 +249,8 @@ def inference_settings(plan: TestPlan) -> InferenceSettings:
         tiling=plan.tiling,
         precision=plan.config.execution.precision,
         device=plan.device,
-        blending=blending_of(plan.config),
+        blending=blending_of(plan.config.prediction),
     )
-
-
-def blending_of(config: TestConfig) -> Blending | None:
-    """How tiles overlap by a config; None without blending."""
-    chosen = config.prediction
-    return None if chosen.blending == "none" else Blending(chosen.overlap, chosen.sigma)
 
 
 def bids_layout(config: TestConfig, cases: Sequence[Case], model: SavedModel) -> BidsLayout | None:

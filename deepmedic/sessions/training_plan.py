@@ -26,7 +26,7 @@ from deepmedic.files import sha256_of
 from deepmedic.model import parameters
 from deepmedic.sessions import estimates
 from deepmedic.sessions.estimates import Budgets
-from deepmedic.sessions.model_use import compare_with_training
+from deepmedic.sessions.model_use import compare_with_training, resolved_spacing
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.resume import Beginning, Request, begin
 from deepmedic.sessions.splitting import SessionSplit, split_of_command
@@ -89,6 +89,10 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     with problems.gather():
         config = fit_train_config(config, beginning.model.config)
         _check_optimiser(config, beginning)
+    spacing = None
+    with problems.gather():
+        spacing = resolved_spacing(config.preprocessing, config.source, beginning.model)
+    config = replace(config, preprocessing=replace(config.preprocessing, resample_to=spacing))
     # A finished session needs its data no more, so it does not matter what has become of them.
     data_problems = ProblemList() if beginning.kind == "finished" else problems
     data = _read_data(config, beginning, data_problems, split)
