@@ -24,7 +24,8 @@ class ChannelOfCase:
 
     mean: float
     std: float
-    share_of_zeros: float
+    share_of_lowest: float
+    """Of voxels that have the lowest value of all; much of it is air, whatever its value."""
     constant: bool
 
 
@@ -178,15 +179,15 @@ def summarise(loaded: LoadedCase, classes: int) -> CaseSummary:
     mask = roi if roi is not None and roi.any() else None
     statistics, channels = [], []
     for ref, volume in zip(case.channels, loaded.channels, strict=True):
-        within, foreground = ValueStatistics(), ValueStatistics()
+        within, foreground, lowest = ValueStatistics(), ValueStatistics(), 0.0
         if ref is not None:
-            within.add(volume if mask is None else volume[mask])
+            inside = volume if mask is None else volume[mask]
+            within.add(inside)
+            lowest = np.count_nonzero(inside == within.minimum) / inside.size
             if labels is not None:
                 foreground.add(volume[labels > 0])
         statistics.append((within, foreground))
-        channels.append(
-            ChannelOfCase(within.mean, within.std, within.share_of_zeros, within.constant) if ref is not None else None
-        )
+        channels.append(ChannelOfCase(within.mean, within.std, lowest, within.constant) if ref is not None else None)
     counted = None if labels is None else label_counts(labels, classes)
     inside = counted if labels is None or mask is None else label_counts(labels[mask], classes)
     facts = CaseFacts(

@@ -25,7 +25,7 @@ _SMALLEST_BATCH = 2
 _TEMPER = 1 / 3
 _SMALLEST_PROPORTION = 0.02
 _NEAR_ZERO, _NEAR_ONE = 0.1, 0.1
-_MANY_ZEROS = 0.3
+_MUCH_AIR = 0.3
 _HEAVY_TAILS = 1.5
 _NORMAL_IQR = 1.349
 """Distance of the quartiles of a normal distribution, in standard deviations."""
@@ -129,10 +129,12 @@ def normalisation(fingerprint: Fingerprint) -> Suggestion:
     if any(_heavy_tails(fingerprint, number) for number in usable):
         value |= {"cutoff_percents": [5.0, 95.0], "cutoff_times_std": [3.0, 3.0]}
         reasons.append("single very bright or dark voxels widen the deviation; the cut-offs leave them out of it")
-    zeros = max((fingerprint.channels[number].within.share_of_zeros for number in usable), default=0.0)
-    if not fingerprint.has_roi and zeros > _MANY_ZEROS:
+    air = max((_share_of_air(fingerprint, number) for number in usable), default=0.0)
+    if not fingerprint.has_roi and air > _MUCH_AIR:
         value |= {"cutoff_below_mean": True}
-        reasons.append(f"{zeros:.0%} of the voxels are 0 (air) and would decide the mean; better give ROI masks")
+        reasons.append(
+            f"{air:.0%} of the voxels have the lowest value (air) and would decide the mean; better give ROI masks"
+        )
     return Suggestion("norm_zscore_prms", value, "; ".join(reasons) or "a network needs intensities of about 0 and 1")
 
 
@@ -186,6 +188,12 @@ def _batch(segment: Size3, room: Room) -> Suggestion:
 
 def _constant_everywhere(fingerprint: Fingerprint, channel: int) -> bool:
     return any(found.constant for found in fingerprint.channels_of_cases(channel))
+
+
+def _share_of_air(fingerprint: Fingerprint, channel: int) -> float:
+    """In the median case, the share of voxels that have the lowest value."""
+    shares = sorted(found.share_of_lowest for found in fingerprint.channels_of_cases(channel))
+    return shares[len(shares) // 2] if shares else 0.0
 
 
 def _heavy_tails(fingerprint: Fingerprint, channel: int) -> bool:

@@ -39,7 +39,8 @@ def per_voxel(bytes_each: int, allowed: int) -> Room:
 
 def facts(name: str = "a", *, values=(0.0, 1.0), labels=(90, 9, 1), codes="RAS", shape=(50, 60, 70), roi=True):
     statistics = ValueStatistics.of(np.array(values, np.float32))
-    channel = ChannelOfCase(statistics.mean, statistics.std, statistics.share_of_zeros, statistics.constant)
+    lowest = list(values).count(min(values)) / len(values)
+    channel = ChannelOfCase(statistics.mean, statistics.std, lowest, statistics.constant)
     counted = None if labels is None else np.array(labels)
     case = CaseFacts(name, shape, (1.0, 1.0, 1.0), codes, (channel,), counted, counted, 5 if roi else None, ())
     return CaseSummary(case, ((statistics, ValueStatistics()),))
@@ -92,10 +93,11 @@ class TestNormalisation:
         values = [*range(100), 100_000]
         assert normalisation(fingerprint(facts(values=values))).value["cutoff_percents"] == [5.0, 95.0]
 
-    def test_air_without_a_mask_is_left_out(self):
-        found = normalisation(fingerprint(facts(values=[0] * 50 + list(range(50, 100)), roi=False)))
+    @pytest.mark.parametrize("air", [0, -5])
+    def test_air_without_a_mask_is_left_out(self, air):
+        found = normalisation(fingerprint(facts(values=[air] * 50 + list(range(50, 100)), roi=False)))
         assert found.value["cutoff_below_mean"] is True
-        assert "50% of the voxels are 0 (air)" in found.reason
+        assert "50% of the voxels have the lowest value (air)" in found.reason
 
     def test_a_channel_that_is_constant_in_a_case_is_left_out(self):
         found = Fingerprint("training", 2, 3)
