@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+
+from deepmedic import checkpoints
+from deepmedic.data.cases import Case
+from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.overlap import shared_with_training
 
 
 @pytest.fixture
@@ -68,6 +75,51 @@ def test_the_same_voxels_in_training_and_validation_are_named(study, checked):
     assert note.startswith("the same voxels serve training and validation, so that scores say nothing about new cases")
     assert "case0_t1.nii.gz" in note
     assert "case2_t1.nii.gz" in note
+
+
+class TestWhatAModelWasTrainedOn:
+    @pytest.fixture
+    def trained_images(self, source):
+        """Where the images lie that the model was trained on."""
+        [listing, _] = checkpoints.load(source)["training"]["settings"]["channelsTraining"]
+        return Path(listing).parent.parent / "images"
+
+    @pytest.fixture
+    def notes(self, study, run, tmp_path, source):
+        def notes(**changes):
+            outcome = run(
+                "-test", study.test(**changes), "-model", source, "-check", "-output", tmp_path / "found.json"
+            )
+            assert outcome.code == 0, outcome.err
+            return [
+                note for note in json.loads((tmp_path / "found.json").read_text())["notes"] if "scores on it" in note
+            ]
+
+        return notes
+
+    def test_new_images(self, notes):
+        assert notes() == []
+
+    def test_a_copy_under_another_path(self, study, notes, trained_images):
+        study.list_cases("val", [1])
+        assert notes() == [
+            f"{study.image(1, kind)} (case case1) is a copy of {trained_images}/case1_{kind}.nii.gz, which the model "
+            "was trained on (case case1_t1); scores on it say nothing about new cases"
+            for kind in ("t1", "t2")
+        ]
+
+    def test_the_same_file(self, study, notes, trained_images):
+        (study.folder / "lists" / "val_t1.cfg").write_text(f"{trained_images / 'case0_t1.nii.gz'}\n")
+        [note] = notes()
+        assert note.startswith(f"{trained_images / 'case0_t1.nii.gz'} is used in training (case case0_t1, ")
+        assert "and in this session (case case2, " in note
+
+    def test_nothing_is_said_where_the_lists_of_training_are_gone_or_a_split_chose(self, source, study):
+        model, [case] = SavedModel.from_content(checkpoints.load(source), source), [Case("a", (None,))]
+        gone = {**model.training, "settings": {"channelsTraining": ["nowhere.cfg"]}}
+        split = {**model.training, "origin": {"split": "x"}}
+        for training in (gone, split, None):
+            assert shared_with_training(replace(model, training=training), [case]) == []
 
 
 def test_cases_that_are_left_out_are_not_described(study, checked):

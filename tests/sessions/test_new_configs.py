@@ -13,6 +13,8 @@ import pytest
 from study import SIZE
 
 from deepmedic.config.load import load_model_config, load_test_config, load_train_config
+from deepmedic.errors import ResourceError
+from deepmedic.sessions import new_configs
 
 CASES = range(3)
 
@@ -235,6 +237,28 @@ class TestRefusals:
         assert "case P0: its images have different shapes" in outcome.err
         assert not configs.exists()
         assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+    @pytest.mark.parametrize("number", [0, 3, 6])
+    def test_a_full_disk_leaves_nothing_half_written(self, study, written, tmp_path, monkeypatch, number):
+        left = iter([*[False] * number, True])
+
+        def write(path, text):
+            if next(left):
+                raise ResourceError(f"{path}: no space")
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+
+        monkeypatch.setattr(new_configs, "write_text_atomically", write)
+        outcome, configs = written(folders(study, tmp_path / "data"))
+        assert (outcome.code, outcome.err.endswith("no space\n")) == (6, True)
+        assert not configs.exists()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "study"]
+
+    def test_what_a_killed_run_left_is_removed(self, study, written, tmp_path):
+        (tmp_path / ".configs.4194304999.partial").mkdir()
+        (tmp_path / ".configs.1.partial").mkdir()  # of a process that lives
+        assert written(folders(study, tmp_path / "data"))[0].code == 0
+        assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [".configs.1.partial"]
 
     @pytest.mark.parametrize(
         ("labels", "message"),
