@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from deepmedic.config.augmentation import AffineAugmentation
 from deepmedic.data.affine import augment_case, draw_affine
 from deepmedic.data.centres import SubepochPlan, SubepochRequest, chosen_order, masses_of, plan_segments
+from deepmedic.data.changing import Change, ChangedCases
 from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.randomness import SubepochId, stream
@@ -62,6 +65,7 @@ class SubepochSampler:
         self.role = role
         self.affine = affine
         self._unusable: set[int] = set()
+        self._changed = ChangedCases(self._resident_original, self._change)
 
     def wanted_cases(self, epoch: int, subepoch: int) -> list[int]:
         """Return the cases that a subepoch will read, if all are usable; to read ahead."""
@@ -94,6 +98,18 @@ class SubepochSampler:
     def keep_ahead(self, case: int, prepared: PreparedCase) -> bool:
         """Keep a case that the next subepoch wants, as far as those in use leave room; return whether it is kept."""
         return self.pool.keep(CaseKey(self.role, case), prepared)
+
+    def change_ahead(self, epoch: int, subepoch: int) -> None:
+        """Begin to rotate and scale the resident cases of a subepoch; on a CPU, as a GPU is needed for training."""
+        if self.affine is None or torch.device(self.pool.device).type != "cpu":
+            return
+        subepoch_id = self._id(epoch, subepoch)
+        keys = [self._key(subepoch_id, case) for case in self.wanted_cases(epoch, subepoch)]
+        self._changed.want(key for key in keys if key.version and key not in self.pool)
+
+    def close(self) -> None:
+        """End the thread that rotates and scales cases ahead."""
+        self._changed.close()
 
     def plan(self, epoch: int, subepoch: int) -> SubepochPlan:
         """Make the cases of a subepoch resident and return its segments.
@@ -165,15 +181,31 @@ class SubepochSampler:
         return draw_affine(subepoch.stream("affine", case), self.affine)
 
     def _load(self, subepoch: SubepochId, key: CaseKey) -> PreparedCase:
-        matrix = self._matrix(subepoch, key.case) if key.version else None
-        if matrix is None or self.affine is None:
+        if not key.version:
             return self.load(key.case)
+        changed = self._changed.take(key)
+        if changed is not None:
+            return changed
         original = CaseKey(self.role, key.case)
         if original in self.pool:
-            return augment_case(self.pool.view(original), matrix, self.affine, self.pool.device)
+            return self._change(key)(self.pool.view(original))
         case = self.load(key.case)
         self.pool.offer(original, case)
-        return augment_case(case, matrix, self.affine, self.pool.device)
+        return self._change(key)(case)
+
+    def _resident_original(self, key: Hashable) -> PreparedCase | None:
+        assert isinstance(key, CaseKey)
+        original = CaseKey(self.role, key.case)
+        return self.pool.view(original) if original in self.pool else None
+
+    def _change(self, key: Hashable) -> Change:
+        """How the version of this key is made of the case as it was read."""
+        assert isinstance(key, CaseKey)
+        epoch, subepoch = key.version
+        matrix = self._matrix(self._id(epoch, subepoch), key.case)
+        assert self.affine is not None
+        assert matrix is not None
+        return partial(augment_case, matrix=matrix, config=self.affine, device=self.pool.device)
 
     def _discard_other_versions(self, subepoch: SubepochId) -> None:
         current = ((), (subepoch.epoch, subepoch.subepoch))

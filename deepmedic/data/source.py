@@ -163,8 +163,9 @@ class SegmentSource:
         return self.pool.shrink(subepoch_bytes(self.data, self.settings.cases), keep_table=in_use)
 
     def close(self) -> None:
-        """End the threads that read ahead."""
+        """End the threads that read and compute ahead."""
         self._reader.close()
+        self.sampler.close()
 
     def _prepare_for_what_follows(self, epoch: int, subepoch: int) -> None:
         """Start to read what the next subepoch needs, and let the pool know which cases are wanted again, and when."""
@@ -174,6 +175,8 @@ class SegmentSource:
         self._has_room = True
         if missing:
             self.sampler.expect(coming)
+        if coming:
+            self.sampler.change_ahead(*coming[0])
 
     def _after(self, epoch: int, subepoch: int) -> Iterator[tuple[int, int]]:
         """The subepochs that follow one."""

@@ -223,6 +223,27 @@ class TestAugmentedCases:
                 version = sampler.pool.view(CaseKey("train", case, (3, subepoch)))
                 assert torch.equal(version.channels, expected.channels)
 
+    def test_versions_computed_ahead_are_the_same(self, make_case):
+        affine = AffineAugmentation(probability=0.7)
+        ahead, plain = (DataSet(make_case, 6).sampler(affine=affine) for _ in range(2))
+        for subepoch in range(4):
+            assert_same_segments(segments_of(ahead, 1, subepoch), segments_of(plain, 1, subepoch))
+            ahead.change_ahead(1, subepoch + 1)
+            ahead.plan(7, subepoch)  # rearranges the pool while versions are computed
+            ahead.change_ahead(1, subepoch + 1)
+        ahead.close()
+
+    def test_nothing_is_computed_ahead_for_a_gpu_or_without_augmentation(self, make_case, monkeypatch):
+        plain = DataSet(make_case, 3).sampler()
+        on_gpu = DataSet(make_case, 3).sampler(affine=AffineAugmentation(probability=1.0))
+        for sampler in (plain, on_gpu):
+            sampler.plan(0, 0)
+            monkeypatch.setattr(sampler, "_changed", None)  # any use of it would fail
+        on_gpu.pool.device = torch.device("cuda", 0)
+        for sampler in (plain, on_gpu):
+            sampler.change_ahead(0, 1)
+            assert sampler.wanted_cases(0, 1)
+
 
 def test_cases_of_one_subepoch_that_do_not_fit(make_case):
     with pytest.raises(ResourceError, match="3 cases must be in memory together"):
