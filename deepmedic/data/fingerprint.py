@@ -53,6 +53,13 @@ class CaseFacts:
     def millilitres_per_voxel(self) -> float:
         return float(np.prod(self.spacing)) / CUBIC_MILLIMETRES_PER_ML
 
+    @property
+    def foreground_outside_roi(self) -> int:
+        """Voxels of foreground classes outside the ROI; 0 without labels or ROI."""
+        if self.labels is None or self.labels_in_roi is None or not self.roi_voxels:
+            return 0
+        return int((self.labels - self.labels_in_roi)[1:].sum())
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON; volumes in millilitres."""
         return {
@@ -128,6 +135,7 @@ class Fingerprint:
             "axisOrders": _groups(case.axis_codes for case in self.cases),
             "intensities": {"within": "ROI" if self.has_roi else "whole image", **channels},
             "labels": self._labels_to_plain(class_names),
+            "foregroundOutsideRoi": self._outside_to_plain(),
             "perCase": [case.to_plain() for case in self.cases],
         }
 
@@ -141,6 +149,13 @@ class Fingerprint:
             "constantIn": constant,
             "missingIn": missing,
         }
+
+    def _outside_to_plain(self) -> dict[str, Any]:
+        """Voxels of foreground classes that no segment is centred on and that are never predicted."""
+        outside = {case.name: case.foreground_outside_roi for case in self.cases if case.foreground_outside_roi}
+        foreground = sum(int(case.labels[1:].sum()) for case in self.cases if case.labels is not None)
+        voxels = sum(outside.values())
+        return {"voxels": voxels, "share": voxels / max(foreground, 1), "in": list(outside)}
 
     def _labels_to_plain(self, class_names: Sequence[str]) -> dict[str, Any] | None:
         labelled = [case for case in self.cases if case.labels is not None]

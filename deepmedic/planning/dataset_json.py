@@ -106,7 +106,7 @@ def read_dataset_json(path: Path) -> FoundData:
     found = sum(case.part == "training" for case in cases)
     if isinstance(declared, int) and declared != found:
         notes.append(f"{path}: numTraining says {declared}, and {found} training cases were found")
-    return FoundData(f"the dataset.json of {path.parent}", description.channels, tuple(cases), classes, tuple(notes))
+    return FoundData("a dataset.json", description.channels, tuple(cases), classes, tuple(notes))
 
 
 def _channels(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:

@@ -42,7 +42,14 @@ def described(fingerprint: Fingerprint, channel_names: Sequence[str], class_name
         ]
         for name, label in plain["labels"].items()
     ]
-    return lines + [f"  {line}" for line in _table([["labels (whole image)", *_LABELS], *cells])]
+    lines += [f"  {line}" for line in _table([["labels (whole image)", *_LABELS], *cells])]
+    outside = plain["foregroundOutsideRoi"]
+    if outside["voxels"]:
+        lines.append(
+            f"  {outside['share']:.2%} of the foreground ({outside['voxels']} voxels) lies outside the ROI and is "
+            f"never predicted, in {len(outside['in'])} cases: {_shortened(outside['in'])}"
+        )
+    return lines
 
 
 def _intensity_cells(channel: Mapping[str, object]) -> list[str]:

@@ -169,7 +169,7 @@ def _move(staging: Path, folder: Path) -> None:
 
 def _tell(folder: Path, plan: ConfigPlan, notes: Sequence[str], surveyed: SurveyedData, files: int) -> None:
     for note in notes[:_MOST_NOTES]:
-        log.warning("Note: %s", note)
+        log.warning("%s", note)
     if len(notes) > _MOST_NOTES:
         log.warning("... and %d more notes.", len(notes) - _MOST_NOTES)
     for line in described(surveyed.labelled, plan.channel_names, surveyed.class_names):

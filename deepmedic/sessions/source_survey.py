@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.data.cases import Case
@@ -107,7 +108,8 @@ def _read(
     labelled, unlabelled = Fingerprint("labelled cases", channels, 1), Fingerprint("other cases", channels, 1)
     facts: list[CaseFacts] = []
     problems = ProblemList()
-    for index, result in read_ahead(read, len(cases)):
+    reading = tqdm(read_ahead(read, len(cases)), "reading", len(cases), unit="case", leave=False, disable=None)
+    for index, result in reading:
         with problems.gather():
             summary = result()
             is_labelled = cases[index].labels is not None and found.cases[index].part != "test"

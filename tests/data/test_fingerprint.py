@@ -58,6 +58,10 @@ class TestOneSet:
         assert plain["perCase"][0]["labelMillilitres"] == [1.0, 2.0, 1.0]
         assert self.FOUND.label_shares == pytest.approx((4 / 7, 3 / 7, 0))
 
+    def test_foreground_outside_the_roi_is_counted(self):
+        plain = self.FOUND.to_plain(["T1", "T2"], ["none", "core", "rim"])
+        assert plain["foregroundOutsideRoi"] == {"voxels": 1, "share": 1 / 4, "in": ["a"]}
+
     def test_constant_and_missing_channels_are_named(self):
         intensities = self.FOUND.to_plain(["T1", "T2"], ["none", "core", "rim"])["intensities"]
         assert intensities["T2"]["constantIn"] == ["a"]

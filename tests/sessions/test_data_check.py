@@ -60,6 +60,19 @@ def test_the_console_shows_tables_and_suggestions(checked):
         assert text in out
 
 
+def test_foreground_outside_the_roi_is_said(study, checked):
+    roi = np.asarray(nib.load(study.image(1, "roi")).dataobj).copy()
+    labels = np.asarray(nib.load(study.image(1, "labels")).dataobj)
+    roi[:8] = 0
+    study.write_image(1, "roi", roi)
+    outside = np.count_nonzero(labels[:8])
+    share = outside / sum(np.count_nonzero(nib.load(study.image(case, "labels")).dataobj) for case in (0, 1))
+    assert (
+        f"{share:.2%} of the foreground ({outside} voxels) lies outside the ROI and is never predicted, in 1 cases"
+        in (checked()[0].out)
+    )
+
+
 def test_suggestions_change_nothing(checked):
     found = checked()[1]
     assert {suggestion["key"] for suggestion in found["suggestions"]} >= {"segmentsDimTrain", "batchsize_train"}

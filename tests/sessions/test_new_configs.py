@@ -10,7 +10,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from study import SIZE
+from study import ROOT, SIZE
 
 from deepmedic.config.load import load_model_config, load_test_config, load_train_config
 from deepmedic.errors import ResourceError
@@ -168,6 +168,16 @@ class TestWhatIsWritten:
         part = "train" if names["train"] == ["sub-02_ses-a"] else "validation"
         assert listed(configs / f"lists/{part}_T2w.cfg") == ["-"]
         assert "participants.tsv lists 1 subjects without usable images: sub-03" in outcome.err
+
+    def test_the_shipped_scans(self, written):
+        outcome, configs = written(ROOT / "examples" / "data")
+        assert outcome.code == 0, outcome.err
+        model = load_model_config(configs / "model.cfg")
+        assert (model.channel_names, model.architecture.classes) == (("T1",), 4)
+        train = load_train_config(configs / "train.cfg", model=model)
+        assert train.sampling.proportions[0] == 0  # the masks hold no background
+        assert "shapes: 91 x 109 x 91 (3 cases)" in outcome.out
+        assert "they belong to no case: atlas_priors.nii.gz" in outcome.err
 
     def test_every_key_has_a_comment(self, study, written, tmp_path):
         _, configs = written(folders(study, tmp_path / "data"))
