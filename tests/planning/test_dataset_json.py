@@ -11,6 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from deepmedic.errors import DataError
 from deepmedic.planning.dataset_json import read_dataset_json
@@ -141,6 +143,28 @@ def test_hostile_or_mistaken_descriptions_are_refused(tmp_path, content, message
     with pytest.raises(DataError, match=re.escape(message)) as refusal:
         read(tmp_path, **content)
     assert len(str(refusal.value)) < 1000
+
+
+entries = st.sampled_from(["0", "1", "image", "label", "images"])
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(entries, inner),
+    max_leaves=6,
+)
+keys = st.sampled_from(
+    ["channel_names", "modality", "labels", "file_ending", "training", "test", "dataset", "validation", "numTraining"]
+)
+
+
+@given(st.dictionaries(keys, anything), st.sampled_from([{}, {"labels": LABELS}, {**ONE, "labels": LABELS}]))
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_there_is_read_or_refused(tmp_path, content, sound):
+    touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
+    try:
+        result = str(read(tmp_path, **{"labels": None, **content, **sound}).cases[0].labels)
+    except DataError as refusal:
+        result = str(refusal)
+    assert str(tmp_path) in result
 
 
 @pytest.mark.parametrize(
