@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from deepmedic.api import save_model as save_model
     from deepmedic.api import segment as segment
     from deepmedic.api import train as train
+    from deepmedic.api_analysis import analyse_model_and_data as analyse_model_and_data
     from deepmedic.api_transfer import adapt_model as adapt_model
     from deepmedic.api_transfer import transfer_parameters as transfer_parameters
     from deepmedic.config.model import ModelConfig as ModelConfig
@@ -32,12 +33,14 @@ if TYPE_CHECKING:
     from deepmedic.errors import DeepMedicError as DeepMedicError
     from deepmedic.model.network import DeepMedicNet as DeepMedicNet
     from deepmedic.model.saved import SavedModel as SavedModel
+    from deepmedic.sessions.analysis import AnalysisResult as AnalysisResult
     from deepmedic.sessions.single_case import Segmentation as Segmentation
     from deepmedic.transfer.report import TransferResult as TransferResult
 
     __version__: str
 
 _HOMES = {
+    "AnalysisResult": "deepmedic.sessions.analysis",
     "DeepMedicError": "deepmedic.errors",
     "DeepMedicNet": "deepmedic.model.network",
     "ModelConfig": "deepmedic.config.model",
@@ -47,6 +50,7 @@ _HOMES = {
     "TrainingResult": "deepmedic.api",
     "TransferResult": "deepmedic.transfer.report",
     "adapt_model": "deepmedic.api_transfer",
+    "analyse_model_and_data": "deepmedic.api_analysis",
     "build_network": "deepmedic.api",
     "load_model": "deepmedic.api",
     "new_model": "deepmedic.api",
@@ -58,6 +62,7 @@ _HOMES = {
 """Module of each name that is imported when it is first used."""
 
 __all__ = [
+    "AnalysisResult",
     "DeepMedicError",
     "DeepMedicNet",
     "ModelConfig",
@@ -68,6 +73,7 @@ __all__ = [
     "TransferResult",
     "__version__",
     "adapt_model",
+    "analyse_model_and_data",
     "build_network",
     "load_model",
     "new_model",

@@ -46,8 +46,8 @@ OPTIONS = (
     CommandOption(
         "-model",
         "models",
-        "A saved model (.save), a session's folder (its newest model), or an architecture .cfg; with -test several "
-        "models, whose probabilities are averaged.",
+        "A saved model (.save), a session's folder (its newest model), or an architecture .cfg; several with -test, "
+        "whose probabilities are averaged, and with -analyse, which ranks them.",
         "X...",
     ),
     CommandOption("-load", "load", "The weights to start from, when -model names an architecture .cfg.", "X"),
@@ -80,6 +80,9 @@ OPTIONS = (
         "-newConfigs", "new_configs", "Write configs for a data folder, a CSV, a dataset.json or a BIDS tree.", "SOURCE"
     ),
     CommandOption("-plot", "plot", "Draw the curves of one or several sessions.", "SESSION..."),
+    CommandOption(
+        "-analyse", "analyse", "Before training: is a model worth transferring to new cases, and how?", "CONFIG.cfg"
+    ),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
     CommandOption("-movingAverage", "moving_average", "With -plot: smooth over so many subepochs.", "N"),
@@ -113,7 +116,7 @@ _WITH_OUTPUT = "-check, -newConfigs, -adapt, -convert, -strip, -plot or -segment
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
-    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "new_configs"),
+    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "new_configs", "analyse"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -148,6 +151,8 @@ class Arguments:
     probabilities: bool = False
     new_configs: Path | None = None
     plot: tuple[Path, ...] = ()
+    analyse: Path | None = None
+    """An analysis config, or a train config."""
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
@@ -316,10 +321,10 @@ def _refuse_contradictions(arguments: Arguments) -> None:
     _refuse_misplaced(arguments, given)
     if arguments.adapt and not (arguments.classes or arguments.channels):
         raise CommandLineError("-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both.")
-    if len(arguments.models) > 1 and not arguments.test:
+    if len(arguments.models) > 1 and not (arguments.test or arguments.analyse):
         raise CommandLineError(
             f"-model {' '.join(map(str, arguments.models))}: several models only have a meaning with -test, which "
-            "averages them; name one."
+            "averages them, or -analyse, which ranks them; name one."
         )
     missing = [name for name in ("-images", "-output") if name not in given]
     if arguments.segment and missing:
@@ -345,10 +350,16 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     running = session or bool(arguments.new_model or arguments.segment)
     derived = arguments.adapt or arguments.convert or arguments.strip
     writing = bool(derived or arguments.plot or arguments.segment)
+    analysing = bool(arguments.analyse)
     rules = (
-        (session, ("-model", "-load"), "-train or -test"),
+        (session or analysing, ("-model",), "-train, -test or -analyse"),
+        (session, ("-load",), "-train or -test"),
         (running, ("-check",), "-newModel, -train, -test or -segment"),
-        (running or bool(arguments.new_configs), ("-overwrite",), "-newModel, -train, -test, -segment or -newConfigs"),
+        (
+            running or analysing or bool(arguments.new_configs),
+            ("-overwrite",),
+            "-newModel, -train, -test, -segment, -newConfigs or -analyse",
+        ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train), ("-split",), "-train"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),

@@ -91,6 +91,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _derive
     if arguments.new_configs:
         return _new_configs
+    if arguments.analyse:
+        return _analyse
     return _session
 
 
@@ -155,6 +157,12 @@ def _derive(arguments: Arguments) -> int:
     from deepmedic.sessions import derivation
 
     return derivation.run(arguments)
+
+
+def _analyse(arguments: Arguments) -> int:
+    from deepmedic.sessions import dispatch
+
+    return dispatch.analyse(arguments)
 
 
 def _session(arguments: Arguments) -> int:

@@ -19,6 +19,7 @@ class Bank:
     """Sampled voxels of all cases, one row each, with their features at every layer of one or several networks."""
 
     subjects: tuple[str, ...]
+    """In the order in which they are listed; a subject may have several cases."""
     subject_of: Tensor
     """int64 [voxel], position in `subjects`."""
     labels: Tensor
@@ -34,21 +35,22 @@ class Bank:
         """Put the cases of `stream_features` together.
 
         Raises:
-            DataError: fewer than two cases can be used, so that no subject is left to test on.
+            DataError: the cases are of fewer than two subjects, so that none is left to test on.
         """
         found = list(cases)
-        if len(found) < 2:
+        subjects = list(dict.fromkeys(case.subject for case in found))
+        if len(subjects) < 2:
             raise DataError(
-                f"found {len(found)} labelled cases that can be used; an analysis needs at least 2, since what is "
-                "learnt from some is tested on others. List more cases."
+                f"found labelled cases of {len(subjects)} subjects that can be used; an analysis needs at least 2, for "
+                "what is learnt from some is tested on others. List more cases."
             )
         networks = {
             name: {layer: torch.cat([case.features[name][layer] for case in found]) for layer in layers}
             for name, layers in found[0].features.items()
         }
         return cls(
-            subjects=tuple(case.name for case in found),
-            subject_of=torch.cat([torch.full((len(case.labels),), row) for row, case in enumerate(found)]),
+            subjects=tuple(subjects),
+            subject_of=torch.cat([torch.full((len(case.labels),), subjects.index(case.subject)) for case in found]),
             labels=torch.cat([case.labels for case in found]),
             stands_for=torch.cat([case.voxels.stands_for for case in found]),
             features=networks,

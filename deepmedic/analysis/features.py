@@ -18,6 +18,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from deepmedic.analysis.voxels import SampledVoxels, VoxelSettings, sample_voxel
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.data.dataset import DataSet
+from deepmedic.data.intensities import intensity_fingerprint
 from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.segments import SegmentGeometry, gather_at
@@ -66,6 +68,8 @@ class CaseFeatures:
     """Features of the sampled voxels of one case, on the CPU."""
 
     name: str
+    subject: str
+    """Whose scan it is: the case itself, unless the lists name subjects."""
     voxels: SampledVoxels
     features: dict[str, dict[str, Tensor]]
     """By network and layer: float32 [voxel, channel]."""
@@ -74,6 +78,8 @@ class CaseFeatures:
 
     Only of the networks that `FeatureSettings.moments_of` names.
     """
+    intensities: dict[str, Any]
+    """`intensity_fingerprint` of the case as the networks see it."""
 
     @property
     def labels(self) -> Tensor:
@@ -140,7 +146,14 @@ def stream_features(
             log.warning("case %s cannot be used and is left out.", data.cases[index].name)
             continue
         voxels = sample_voxels(case, first, segment, settings.voxels)
-        found = CaseFeatures(case.name, voxels, {}, {name: {} for name in settings.moments_of})
+        found = CaseFeatures(
+            name=case.name,
+            subject=data.cases[index].subject or case.name,
+            voxels=voxels,
+            features={},
+            moments={name: {} for name in settings.moments_of},
+            intensities=intensity_fingerprint(case),
+        )
         for name, network in on_device.items():
             moments = found.moments.get(name)
             found.features[name] = _of_network(network, case, (segment, voxels), settings, moments)

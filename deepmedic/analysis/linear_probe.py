@@ -13,8 +13,13 @@ from torch.nn import functional
 
 RIDGE = 1e-2
 """Weight of the squared norm of the probe's weights beside the mean cost of a voxel; features have deviation 1."""
-_ITERATIONS = 60
-_TOLERANCE = 1e-6
+_ITERATIONS = 100
+_TOLERANCE = 1e-12
+"""Of the cost, by which one more step would lower it."""
+_SUFFICIENT = 1e-4
+"""Of the fall that a step promises, the part that it must keep (Armijo's rule)."""
+_SHORTEST = 1e-6
+_SMALL = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +49,7 @@ class LinearProbe:
 
 
 def fit_probe(features: Tensor, labels: Tensor, classes: int, ridge: float = RIDGE) -> LinearProbe:
-    """Fit a probe by L-BFGS in float64, from zero weights; equal arguments give equal numbers.
+    """Fit a probe by Newton's method in float64, from zero weights; equal arguments give equal numbers.
 
     Every class has the same weight in the cost, however many voxels it has. The cost is convex, with a single minimum.
 
@@ -59,24 +64,60 @@ def fit_probe(features: Tensor, labels: Tensor, classes: int, ridge: float = RID
     deviation = values.std(dim=0, correction=0)
     varies = deviation > torch.finfo(torch.float32).eps * mean.abs()
     scale = torch.where(varies, 1 / torch.where(varies, deviation, 1.0), 0.0)
-    inputs = (values - mean) * scale
-    counts = torch.bincount(labels, minlength=classes).double()
-    present = counts > 0
-    cost_of = (1 / (counts * present.sum()).clamp(min=1))[labels]
-    absent = torch.where(present, 0.0, -torch.inf).double()
-    weights = torch.zeros((features.shape[1], classes), dtype=torch.float64, device=values.device, requires_grad=True)
-    bias = torch.zeros(classes, dtype=torch.float64, device=values.device, requires_grad=True)
-    optimiser = torch.optim.LBFGS(
-        [weights, bias], max_iter=_ITERATIONS, tolerance_grad=_TOLERANCE, line_search_fn="strong_wolfe"
-    )
+    inputs = functional.pad((values - mean) * scale, (0, 1), value=1.0)  # the last column is for the bias
+    present, targets = labels.unique(return_inverse=True)
+    fitted = _minimise(_Cost(inputs, targets, len(present), ridge))
+    weights = values.new_zeros((features.shape[1], classes))
+    bias = values.new_full((classes,), -torch.inf)
+    weights[:, present], bias[present] = fitted[:-1], fitted[-1]
+    return LinearProbe(mean, scale, weights, bias)
 
-    def cost() -> Tensor:
-        optimiser.zero_grad()
-        scores = torch.log_softmax(inputs @ weights + bias + absent, dim=1)
-        value = -(cost_of * scores.gather(1, labels[:, None])[:, 0]).sum() + ridge / 2 * weights.square().sum()
-        value.backward()
-        return value
 
-    with torch.enable_grad():
-        optimiser.step(cost)
-    return LinearProbe(mean, scale, weights.detach(), (bias + absent).detach())
+class _Cost:
+    """Cost of weights [channel + 1, class] of which the last row is the bias, with gradient and Hessian."""
+
+    def __init__(self, inputs: Tensor, targets: Tensor, classes: int, ridge: float) -> None:
+        """Inputs [voxel, channel + 1] end in a column of ones; every one of the classes is among the targets."""
+        self.inputs, self.classes = inputs, classes
+        self.one_hot = functional.one_hot(targets, classes).to(inputs.dtype)
+        self.share = (1 / (self.one_hot.sum(dim=0) * classes))[targets]
+        self.ridge = inputs.new_full((inputs.shape[1], 1), ridge)
+        self.ridge[-1] = 0.0
+
+    def __call__(self, weights: Tensor) -> float:
+        logs = functional.log_softmax(self.inputs @ weights, dim=1)
+        fit = -(self.share * (self.one_hot * logs).sum(dim=1)).sum()
+        return float(fit + (self.ridge * weights.square()).sum() / 2)
+
+    def step(self, weights: Tensor) -> tuple[Tensor, float]:
+        """Return Newton's step [channel + 1, class], and how much the cost falls along it at first."""
+        shares = self.share[:, None] * torch.softmax(self.inputs @ weights, dim=1)
+        gradient = self.inputs.T @ (shares - self.share[:, None] * self.one_hot) + self.ridge * weights
+        rows, columns = weights.shape
+        hessian = weights.new_empty((columns, rows, columns, rows))
+        probabilities = shares / self.share[:, None]
+        for one in range(columns):
+            for other in range(one + 1):
+                factor = shares[:, one] * (float(one == other) - probabilities[:, other])
+                block = self.inputs.T @ (factor[:, None] * self.inputs)
+                hessian[one, :, other], hessian[other, :, one] = block, block.T
+        matrix = hessian.view(columns * rows, columns * rows)
+        # Adding a number to all biases changes no probability; a trace of ridge chooses among them.
+        matrix.diagonal().add_(self.ridge.T.expand(columns, rows).reshape(-1) + _SMALL)
+        flat = gradient.T.reshape(-1)
+        solved = torch.cholesky_solve(flat[:, None], torch.linalg.cholesky(matrix))[:, 0]
+        return -solved.view(columns, rows).T, float(flat @ solved)
+
+
+def _minimise(cost: _Cost) -> Tensor:
+    weights = cost.inputs.new_zeros((cost.inputs.shape[1], cost.classes))
+    value = cost(weights)
+    for _ in range(_ITERATIONS):
+        step, fall = cost.step(weights)
+        if fall <= _TOLERANCE:
+            break
+        length = 1.0
+        while (found := cost(weights + length * step)) > value - _SUFFICIENT * length * fall and length > _SHORTEST:
+            length /= 2
+        weights, value = weights + length * step, found
+    return weights

@@ -2,7 +2,7 @@
 
 A layer is named `<pathway>/<number>` as in the names of its parameters. Its output is that of its convolution with the
 residual, if it has one. `PENULTIMATE` is what the classification layer's convolution sees: the output of the last
-hidden layer (without hidden FC layers: of all pathways) after normalisation and activation.
+hidden layer (without hidden FC layers: of all pathways) after normalisation, activation and dropout.
 
 Shapes: images are [B, channels, x, y, z].
 """
@@ -86,7 +86,12 @@ def watched(network: DeepMedicNet, layers: Sequence[str]) -> Iterator[dict[str, 
         if PENULTIMATE in wanted:
             classifier = network.fc.blocks[-1]
             assert isinstance(classifier, Block)
-            stack.callback(_on_input(classifier.convolution, PENULTIMATE, keep).remove)
+            scale = classifier.dropout.scale  # which goes into the weights at inference
+
+            def keep_scaled(name: str, tensor: Tensor) -> None:
+                keep(name, tensor * scale)
+
+            stack.callback(_on_input(classifier.convolution, PENULTIMATE, keep_scaled).remove)
         yield outputs
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.phase_checks import check_phases, check_recipe
 from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
@@ -114,6 +115,17 @@ class SessionChecks:
                 "saveIndividualFms",
                 "found true; allowed: false with ensembleOfModels; save those of one model at a time",
             )
+
+    def analysis(self, config: AnalysisConfig) -> None:
+        """Check what can be known without the models."""
+        refuse_unsafe_name("sessionName", config.session_name, self._refusals)
+        self._cases(config.data, "Target", "dataframeTarget", labels_needed=True)
+        if config.has_source_data or config.source_data.labels is not None:
+            self._cases(config.source_data, "Source", "dataframeSource", labels_needed=True)
+        self._normalisation(config.preprocessing, config.data)
+        names = config.class_names
+        if names is not None and self._refusals.usable("classNamesTarget") and len(set(names)) < max(2, len(names)):
+            self._refusals.refuse("classNamesTarget", f"found {list(names)}; allowed: at least 2 names, all different")
 
     def _cases(self, data: DataConfig, suffix: str, table: str, labels_needed: bool) -> None:
         channels, labels = f"channels{suffix}", f"gtLabels{suffix}"

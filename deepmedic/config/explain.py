@@ -86,7 +86,12 @@ def reference_markdown() -> str:
     return "\n".join(parts)
 
 
-_TITLES: dict[Kind, str] = {"model": "Model config", "train": "Train config", "test": "Test config"}
+_TITLES: dict[Kind, str] = {
+    "model": "Model config",
+    "train": "Train config",
+    "test": "Test config",
+    "analysis": "Analysis config",
+}
 
 _INTRODUCTION = """\
 # Configuration reference

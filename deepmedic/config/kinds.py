@@ -1,10 +1,11 @@
-"""The three kinds of config: which keys each has, and which kind a file is."""
+"""The kinds of config: which keys each has, and which kind a file is."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
+from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.binding import Vocabulary
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model_keys import ModelKeys
@@ -15,12 +16,13 @@ from deepmedic.config.source import ConfigFile, listed, printable
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import ConfigError
 
-Kind = Literal["model", "train", "test"]
+Kind = Literal["model", "train", "test", "analysis"]
 
 CLASSES: dict[Kind, tuple[type, ...]] = {
     "model": (ModelKeys,),
     "train": (TrainConfig, OlderTrainKeys),
     "test": (TestConfig, OlderTestKeys),
+    "analysis": (AnalysisConfig,),
 }
 """The dataclasses whose keys may stand in each kind of config."""
 
@@ -36,6 +38,7 @@ REMOVED: dict[Kind, dict[str, str]] = {
         "augm_params_tr": "is no longer a key; write augm_sample_prms_tr instead, with the same sub-keys",
     },
     "test": {},
+    "analysis": {},
 }
 """Keys of earlier versions that are refused -> what to write instead."""
 
@@ -64,7 +67,7 @@ def config_kind(path: Path) -> Kind:
     kind = kind_of(file)
     if kind is None:
         found = printable(listed(list(file.values)[:5])) or "no key at all"
-        raise ConfigError(f"{path}: is no model, train or test config: found {found}")
+        raise ConfigError(f"{path}: is no model, train, test or analysis config: found {found}")
     return kind
 
 
@@ -85,4 +88,5 @@ def refuse_other_kind(file: ConfigFile, expected: Kind) -> None:
     own = sum(1 for name in file.values if name in key_names(expected))
     if kind is None or kind == expected or own > len(file.values) / 2:
         return
-    raise ConfigError(f"{file.path}: is a {kind} config, but a {expected} config is needed here; check the options")
+    found, needed = (f"{'an' if one == 'analysis' else 'a'} {one} config" for one in (kind, expected))
+    raise ConfigError(f"{file.path}: is {found}, but {needed} is needed here; check the options")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.binding import bind_known, refuse_unknown_keys
 from deepmedic.config.checks import SessionChecks, model_path_note, refuse_unsafe_name
 from deepmedic.config.fit import (
@@ -38,6 +39,7 @@ __all__ = [
     "config_kind",
     "fit_test_config",
     "fit_train_config",
+    "load_analysis_config",
     "load_model_config",
     "load_test_config",
     "load_train_config",
@@ -151,6 +153,24 @@ def load_test_config(path: Path, classes: int | None = None, *, model: ModelConf
         config = fit_test(config, model, refusals)
     problems.raise_if_any()
     return config
+
+
+def load_analysis_config(path: Path) -> AnalysisConfig:
+    """Return the analysis config of a file.
+
+    Raises `ConfigError` or `SeveralProblems` with all problems, naming file, line and key.
+    """
+    file = read_config(path)
+    refuse_other_kind(file, "analysis")
+    problems = ProblemList()
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary("analysis")
+    refuse_unknown_keys(file, words, refusals)
+    config = bind_known(file, AnalysisConfig, refusals, words)
+    checks = SessionChecks(refusals, _given(file))
+    checks.analysis(config)
+    problems.raise_if_any()
+    return replace(config, source=_source(file, (), checks.notes))
 
 
 def _given(file: ConfigFile) -> frozenset[str]:

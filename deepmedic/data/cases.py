@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.options import Option, Section, declaration
 from deepmedic.config.sections import DataConfig
@@ -24,6 +25,8 @@ _ROLES: dict[str, tuple[Any, str]] = {
     "training": (TrainConfig, "data"),
     "validation": (TrainConfig, "validation_data"),
     "inference": (TestConfig, "data"),
+    "target": (AnalysisConfig, "data"),
+    "source": (AnalysisConfig, "source_data"),
 }
 _MOST_SHOWN = 200
 

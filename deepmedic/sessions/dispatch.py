@@ -7,10 +7,16 @@ from pathlib import Path
 
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
-from deepmedic.config.load import load_model_config, load_test_config, load_train_config
+from deepmedic.config.load import (
+    config_kind,
+    load_analysis_config,
+    load_model_config,
+    load_test_config,
+    load_train_config,
+)
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import CommandLineError, DeepMedicError, ProblemList
+from deepmedic.errors import CommandLineError, ConfigError, DeepMedicError, ProblemList
 from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model_files import identify
 from deepmedic.sessions.paths import SessionPaths
@@ -40,6 +46,26 @@ def run(arguments: Arguments) -> int:
         if session is not None and not arguments.check:
             log_refusal(SessionPaths(session.folder_for_output, session.session_name).log, str(problem))
         raise
+
+
+def analyse(arguments: Arguments) -> int:
+    """Run `-analyse` with an analysis config or a train config, and return the exit code.
+
+    Raises:
+        DeepMedicError: what is wrong.
+    """
+    init_logging()
+    assert arguments.analyse is not None
+    kind = config_kind(arguments.analyse)
+    if kind not in ("analysis", "train"):
+        raise ConfigError(
+            f"{arguments.analyse}: is a {kind} config; -analyse takes an analysis config, or the train config of the "
+            "new task together with -model."
+        )
+    config = load_analysis_config(arguments.analyse) if kind == "analysis" else load_train_config(arguments.analyse)
+    from deepmedic.sessions import analysis_results
+
+    return analysis_results.run(arguments, config)
 
 
 def is_model_config(path: Path) -> bool:

@@ -44,5 +44,14 @@ class SessionPaths:
         return self.folder / "logs" / f"{self.session}.metrics.csv"
 
     @property
+    def analyses(self) -> Path:
+        """Results of `-analyse`."""
+        return self.folder / "analyses" / self.session
+
+    @property
+    def analysis_log(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.analysis.txt"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard" / self.session

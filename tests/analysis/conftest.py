@@ -46,10 +46,13 @@ class CasesInMemory:
     """What `stream_features` asks of a data set."""
 
     prepared: list[PreparedCase | None]
+    subjects: tuple[str, ...] | None = None
 
     @property
     def cases(self) -> list[SimpleNamespace]:
-        return [SimpleNamespace(name=case.name if case else "unusable") for case in self.prepared]
+        subjects = self.subjects or (None,) * len(self.prepared)
+        names = [case.name if case else "unusable" for case in self.prepared]
+        return [SimpleNamespace(name=name, subject=subject) for name, subject in zip(names, subjects, strict=True)]
 
     def __len__(self) -> int:
         return len(self.prepared)
@@ -60,7 +63,7 @@ class CasesInMemory:
 
 @pytest.fixture
 def in_memory() -> Callable[..., CasesInMemory]:
-    return lambda *cases: CasesInMemory(list(cases))
+    return lambda *cases, subjects=None: CasesInMemory(list(cases), subjects)
 
 
 @pytest.fixture

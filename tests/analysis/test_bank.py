@@ -39,6 +39,16 @@ def test_no_subject_is_learnt_from_and_tested_on(bank) -> None:
     assert Counter(subject for fold in folds for subject in fold.testing) == dict.fromkeys(range(7), 1)
 
 
+def test_all_cases_of_a_subject_stay_together(make_case, in_memory) -> None:
+    data = in_memory(*(make_case(name=name) for name in "abcd"), subjects=("Ann", "Bob", "Ann", "Cat"))
+    networks = {"net": DeepMedicNet(small_architecture())}
+    settings = FeatureSettings(VoxelSettings(5, 3), layers=("normal/1",))
+    bank = Bank.of(stream_features(networks, data, (11, 11, 11), settings), 3)
+    assert bank.subjects == ("Ann", "Bob", "Cat")
+    assert Counter(bank.subject_of.tolist()) == {0: 30, 1: 15, 2: 15}
+    assert [fold.testing for fold in bank.folds()] == [(0,), (1,), (2,)]
+
+
 def test_frequencies_are_those_of_whole_cases_not_of_the_sample(bank, make_case) -> None:
     labels = make_case().labels[2:-2, 3:-3, 2:-2]  # what the network reaches without padding
     expected = torch.bincount(labels.flatten().long(), minlength=3).double()
@@ -49,5 +59,7 @@ def test_frequencies_are_those_of_whole_cases_not_of_the_sample(bank, make_case)
 def test_a_single_case_is_refused(make_case, in_memory) -> None:
     networks = {"net": DeepMedicNet(small_architecture())}
     cases = stream_features(networks, in_memory(make_case()), (11, 11, 11), FeatureSettings(VoxelSettings(5, 3)))
-    with pytest.raises(DataError, match="found 1 labelled cases that can be used; an analysis needs at least 2"):
+    with pytest.raises(
+        DataError, match="found labelled cases of 1 subjects that can be used; an analysis needs at least 2"
+    ):
         Bank.of(cases, 3)

@@ -31,7 +31,9 @@ def test_words_are_found_in_names_and_meanings():
     assert found.index("layersToFreezeNormal") < found.index("layersToFreezeFC")
     assert "gzip" not in found
     assert "sgd0orAdam1orRms2" in explain("rmsprop")
-    assert "norm_zscore_prms.cutoff_percents  (train config and test config)" in explain("percentile")
+    assert "norm_zscore_prms.cutoff_percents  (train config and test config and analysis config)" in explain(
+        "percentile"
+    )
 
 
 def test_choices_tables_origins_and_required_keys_are_told():
@@ -47,8 +49,10 @@ def test_choices_tables_origins_and_required_keys_are_told():
 
 
 def test_keys_of_several_kinds_are_told_once_where_they_mean_the_same():
-    assert explain("padInputImagesBool").startswith("padInputImagesBool  (train config and test config)\n")
-    assert explain("sessionName").count("sessionName  (") == 2
+    assert explain("padInputImagesBool").startswith(
+        "padInputImagesBool  (train config and test config and analysis config)\n"
+    )
+    assert explain("sessionName").count("sessionName  (") == 3
 
 
 def test_removed_keys_say_what_to_write():

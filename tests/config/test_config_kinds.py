@@ -3,16 +3,17 @@
 import pytest
 
 from deepmedic.config.kinds import CLASSES, REMOVED, config_kind, key_names, vocabulary
-from deepmedic.config.load import load_model_config, load_test_config, load_train_config
+from deepmedic.config.load import load_analysis_config, load_model_config, load_test_config, load_train_config
 from deepmedic.config.schema import declared_keys
 from deepmedic.errors import ConfigError
 
 MODEL = "numberOfOutputClasses = 3\nnumberOfInputChannels = 2\nnumberFMsPerLayerNormal = [4]\n"
 TRAIN = 'sessionName = "s"\nfolderForOutput = "o"\nchannelsTraining = ["c"]\n'
 TEST = 'sessionName = "s"\nfolderForOutput = "o"\nchannels = ["c"]\n'
+ANALYSIS = 'folderForOutput = "o"\nchannelsTarget = ["c"]\ngtLabelsTarget = "l"\n'
 
 
-@pytest.mark.parametrize(("text", "kind"), [(MODEL, "model"), (TRAIN, "train"), (TEST, "test")])
+@pytest.mark.parametrize(("text", "kind"), [(MODEL, "model"), (TRAIN, "train"), (TEST, "test"), (ANALYSIS, "analysis")])
 def test_the_kind_is_told_by_the_keys(write, text, kind):
     assert config_kind(write(text)) == kind
     assert config_kind(write(text + "padInputImagesBool = True\n")) == kind  # in the Python dialect, too
@@ -22,7 +23,7 @@ def test_the_kind_is_told_by_the_keys(write, text, kind):
     "text", ["", 'sessionName = "s"\n', "numberOfOutputClasses = 3\nnumberOfEpochs = 3\n", "x = 3"]
 )
 def test_a_file_without_telling_keys_is_refused(write, text):
-    with pytest.raises(ConfigError, match="is no model, train or test config: found"):
+    with pytest.raises(ConfigError, match="is no model, train, test or analysis config: found"):
         config_kind(write(text))
 
 
@@ -33,10 +34,16 @@ def test_a_file_without_telling_keys_is_refused(write, text):
         (MODEL, load_test_config, "model", "test"),
         (TRAIN, load_model_config, "train", "model"),
         (TEST, load_model_config, "test", "model"),
+        (ANALYSIS, load_train_config, "analysis", "train"),
+        (MODEL, load_analysis_config, "model", "analysis"),
     ],
 )
 def test_a_config_of_another_kind_is_refused_as_a_whole(refusal, text, load, found, expected):
-    message = f"some.cfg: is a {found} config, but a {expected} config is needed here; check the options"
+    article = {"analysis": "an"}
+    message = (
+        f"some.cfg: is {article.get(found, 'a')} {found} config, but {article.get(expected, 'a')} {expected} config is "
+        "needed here; check the options"
+    )
     assert refusal(load, text) == message
 
 
@@ -99,6 +106,7 @@ ORIGINAL = {
         minMaxIndicesOfFmsToSaveFromEachLayerOfSubsampledPathway
         minMaxIndicesOfFmsToSaveFromEachLayerOfFullyConnectedPathway run_input_checks padInputImagesBool
         norm_verbosity_lvl norm_zscore_prms""",
+    "analysis": "",
 }
 
 

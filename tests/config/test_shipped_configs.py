@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from deepmedic.config.load import config_kind, load_model_config, load_test_config, load_train_config
+from deepmedic.config.load import (
+    config_kind,
+    load_analysis_config,
+    load_model_config,
+    load_test_config,
+    load_train_config,
+)
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(CONFIGS.glob("*/*.cfg"))
@@ -37,6 +43,8 @@ def test_each_loads_without_a_note_and_fits_its_model(path):
         config = load_model_config(path)
     elif kind == "train":
         config = load_train_config(path, model=model_of(path.parent))
+    elif kind == "analysis":
+        config = load_analysis_config(path)
     else:
         config = load_test_config(path, model=model_of(path.parent))
     assert config.source.dialect == "toml"
@@ -47,6 +55,8 @@ SESSIONS = [path for path in FILES if not path.stem.startswith("model")]
 
 
 def load_session(path: Path):
+    if path.stem.startswith("analysis"):
+        return load_analysis_config(path)
     return load_train_config(path) if path.stem.startswith("train") else load_test_config(path)
 
 

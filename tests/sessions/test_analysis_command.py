@@ -1,0 +1,293 @@
+"""`-analyse` as a whole command: advice that can be followed, planted negatives, refusals, repetition."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study import SIZE, Study
+from study_fixtures import quick
+
+import deepmedic
+from deepmedic import checkpoints, cli
+from deepmedic.analysis.forecasts import read_forecasts
+from deepmedic.config.load import load_train_config
+from deepmedic.sessions import analysis_results
+
+TARGET = {
+    "folderForOutput": "out",
+    "channelsTarget": ["lists/train_t1.cfg", "lists/train_t2.cfg"],
+    "gtLabelsTarget": "lists/train_labels.cfg",
+    "roiMasksTarget": "lists/train_roi.cfg",
+    "norm_zscore_prms": {"apply_to_all_channels": True},
+    "voxelsPerClass": 24,
+    "segmentsPerCase": 8,
+}
+LEARNING = {
+    "numberOfEpochs": 4,
+    "numberTrainingSegmentsLoadedOnGpuPerSubep": 80,
+    "batchsize_train": 8,
+    "sgd0orAdam1orRms2": 1,
+    "learningRate": 0.02,
+}
+
+
+@pytest.fixture(scope="module")
+def taught_once(tmp_path_factory) -> Path:
+    """Five cases, and a model that learnt to tell their classes from four of them."""
+    study = Study(tmp_path_factory.mktemp("taught"))
+    study.write_cases(5)
+    config = study.train(**LEARNING)
+    with quick():
+        assert cli.main(["-newModel", str(study.model()), "-train", str(config), "-dev", "cpu"]) == 0
+    return study.folder
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by tests that need pictures; drawing takes longer than all else."""
+
+
+@pytest.fixture(autouse=True)
+def _pictures_where_asked_for(request, monkeypatch) -> None:
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(analysis_results, "draw_analysis", lambda plain, folder: [])
+
+
+@pytest.fixture
+def taught(taught_once, tmp_path) -> Study:
+    study = Study(Path(shutil.copytree(taught_once, tmp_path / "taught")))
+    shutil.move(study.newest(), study.folder / "A.save")
+    shutil.rmtree(study.out)
+    return study
+
+
+@pytest.fixture
+def analyse(taught, run) -> Callable[..., Any]:
+    """Run `-analyse` with the taught model, and return what it found."""
+
+    def analyse(*words: Any, expected: int = 0, **changes: Any) -> Any:
+        config = taught.config("analysis", TARGET, **{"sourceModels": ["A.save"], **changes})
+        outcome = run("-analyse", config, *words)
+        assert outcome.code == expected, outcome.err
+        return outcome if expected else found(taught)
+
+    return analyse
+
+
+def found(study: Study, session: str = "analysis") -> dict[str, Any]:
+    return json.loads((study.out / "analyses" / session / "analysis.json").read_text())
+
+
+def advice(content: dict[str, Any]) -> dict[str, Any]:
+    return content["models"][0]["recommendation"]
+
+
+class TestAdvice:
+    def test_the_same_task_is_called_transfer(self, taught, analyse, pictures) -> None:
+        content = analyse()
+        assert advice(content)["verdict"] == "transfer"
+        assert advice(content)["keepClasses"]
+        assert content["models"][0]["evidence"]["gain"]["low"] > 0.2
+        assert content["data"]["cases"] == 4
+        folder = taught.out / "analyses" / "analysis"
+        assert {"analysis.txt", "advised.train.cfg", "start.save", "layers.png"} <= {p.name for p in folder.iterdir()}
+        assert "ADVICE: TRANSFER" in (folder / "analysis.txt").read_text()
+
+    def test_labels_that_have_nothing_to_do_with_the_images_are_called_do_not_transfer(self, taught, analyse) -> None:
+        generator = np.random.default_rng(7)
+        for case in range(4):
+            taught.write_image(case, "labels", generator.integers(0, 3, SIZE).astype(np.uint8))
+        content = analyse()
+        assert advice(content)["verdict"] == "do not transfer"
+        assert "no layer tells the classes apart clearly better than guessing" in advice(content)["reasons"][0]
+        assert advice(content)["layers"] == []
+
+    def test_labels_of_other_places_are_called_do_not_transfer(self, taught, analyse) -> None:
+        """Boxes as before, but the images are noise and so hold nothing by which they could be found."""
+        generator = np.random.default_rng(8)
+        for case in range(4):
+            for kind in ("t1", "t2"):
+                taught.write_image(case, kind, generator.normal(size=SIZE).astype(np.float32))
+        assert advice(analyse())["verdict"] == "do not transfer"
+
+    def test_a_task_with_other_classes_gets_a_new_head_that_learns_first(self, taught, analyse, run) -> None:
+        for case in range(4):
+            labels = np.zeros(SIZE, np.uint8)
+            labels[4:16, 4:14, 4:12] = 1
+            taught.write_image(case, "labels", labels)
+        content = analyse(classNamesTarget=["background", "organ"])
+        assert advice(content)["verdict"] == "transfer"
+        assert not advice(content)["keepClasses"]
+        path = taught.out / "analyses" / "analysis" / "advised.train.cfg"
+        config = load_train_config(path)
+        assert [phase.name for phase in config.phases] == ["new layers", "all layers"]
+        assert config.phases[0].freezing.normal == (1, 2)
+        assert [phase.optimizer.learning_rate for phase in config.phases] == pytest.approx([0.001, 0.0001])
+        start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
+        assert start["config"]["class_names"] == ["background", "organ"]
+        assert start["provenance"]["kind"] == "pretrained"
+        assert run("-train", path, "-check").code == 0
+
+    def test_a_train_config_is_filled_in_and_trains(self, taught, run) -> None:
+        given = taught.train(numberOfEpochs=2, learningRate=0.005, numEpochsToWaitBeforeLoweringLr=1)
+        outcome = run("-analyse", given, "-model", taught.folder / "A.save")
+        assert outcome.code == 0, outcome.err
+        path = taught.out / "analyses" / "first" / "advised.train.cfg"
+        assert f"deepmedic -train {path}" in outcome.out
+        config = load_train_config(path)
+        assert (config.session_name, config.optimizer.learning_rate) == ("firstAdvised", pytest.approx(0.0005))
+        assert config.data.labels == taught.folder / "lists" / "train_labels.cfg"
+        assert "# 0.1 times the learning rate 0.005: transferred features fit already" in path.read_text()
+        assert run("-train", path).code == 0
+        assert (taught.out / "cnnModels" / "firstAdvised").is_dir()
+
+    def test_source_cases_measure_the_distance_of_features(self, analyse) -> None:
+        own = {key.replace("Target", "Source"): value for key, value in TARGET.items() if "Target" in key}
+        near = analyse(**own)["models"][0]["domainShift"]
+        for layer in near["features"]:
+            assert layer["measured"] == pytest.approx(0.0, abs=1e-3)  # the cases are the same
+        assert {layer["layer"] for layer in near["features"] if layer["stored"] is not None} == {
+            "normal/2",
+            "subsampled1/2",
+            "fc/1",
+        }
+
+    def test_images_that_are_shifted_are_further_away(self, taught, analyse) -> None:
+        near = analyse()["models"][0]["domainShift"]
+        for case in range(4):
+            generator = np.random.default_rng(case)
+            for kind in ("t1", "t2"):
+                taught.write_image(case, kind, generator.exponential(size=SIZE).astype(np.float32) ** 3)
+        far = analyse("-overwrite")["models"][0]["domainShift"]
+        for one, other in zip(near["intensities"], far["intensities"], strict=True):
+            assert other["wasserstein"] > one["wasserstein"] + 0.1
+        for one, other in zip(near["features"], far["features"], strict=True):
+            assert other["stored"] > one["stored"]
+
+
+class TestFromPython:
+    def test_the_function_finds_what_the_command_finds_and_writes_nothing(self, taught, analyse) -> None:
+        content = analyse()
+        shutil.rmtree(taught.out)
+        path = taught.folder / "analysis.cfg"
+        result = deepmedic.analyse_model_and_data(taught.folder / "A.save", path, device="cpu")
+        assert result.recommendation.verdict == "transfer"
+        assert json.loads(json.dumps(result.to_plain()["models"])) == content["models"]
+        assert repr(result) == "AnalysisResult(net.first: transfer)"
+        assert not taught.out.exists()
+
+    def test_a_model_in_memory_and_a_train_config(self, taught) -> None:
+        model = deepmedic.load_model(taught.folder / "A.save")
+        result = deepmedic.analyse_model_and_data(model, taught.folder / "train.cfg", device="cpu", seed=2)
+        assert "ADVICE: TRANSFER" in result.to_text()
+        assert result.data.cases == ("case0_t1", "case1_t1", "case2_t1", "case3_t1")
+
+
+class TestRanking:
+    def test_models_of_a_folder_are_ranked(self, taught, analyse, run, pictures) -> None:
+        folder = taught.folder / "models"
+        folder.mkdir()
+        shutil.copy(taught.folder / "A.save", folder / "taught.save")
+        other = taught.model("other", modelName="other", numberFMsPerLayerNormal=[4, 4])
+        narrow = taught.model("narrow", modelName="narrow", numberOfInputChannels=1)
+        for config in (other, narrow):
+            assert run("-newModel", config).code == 0
+        for path in (taught.out / "cnnModels").glob("*.save"):
+            shutil.copy(path, folder)
+        content = analyse("-model", folder)
+        assert [model["model"] for model in content["models"]] == ["net.first", "other"]
+        [reason] = content["unfit"].values()
+        assert "the model has 1 image channels, and 2 are listed for the new task" in reason
+        assert (taught.out / "analyses" / "analysis" / "ranking.png").exists()
+        text = (taught.out / "analyses" / "analysis" / "analysis.txt").read_text()
+        assert "RANKING OF THE MODELS" in text
+        assert "Cannot be transferred: " in text
+        assert len(read_forecasts(taught.out / "forecasts" / "forecasts.jsonl")) == 2
+
+
+class TestRepetition:
+    def test_the_same_command_again_shows_what_is_there(self, taught, analyse, run) -> None:
+        analyse()
+        folder = taught.out / "analyses" / "analysis"
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        outcome = run("-analyse", taught.folder / "analysis.cfg")
+        assert outcome.code == 0
+        assert f"This analysis was made before; its results are in {folder}" in outcome.out
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert len(read_forecasts(taught.out / "forecasts" / "forecasts.jsonl")) == 1
+
+    def test_results_of_another_analysis_are_kept_unless_told_otherwise(self, analyse) -> None:
+        first = analyse()
+        outcome = analyse("-seed", 3, expected=8)
+        assert "holds the results of another analysis" in outcome.err
+        assert "add -overwrite to replace them" in outcome.err
+        again = analyse("-seed", 3, "-overwrite")
+        assert again["models"] != first["models"]
+
+    def test_an_analysis_made_anew_is_the_same_to_the_byte(self, taught, analyse) -> None:
+        analyse()
+        folder = taught.out / "analyses" / "analysis"
+        before = {path.name: path.read_bytes() for path in folder.iterdir()}
+        analyse("-overwrite")
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        [record] = read_forecasts(taught.out / "forecasts" / "forecasts.jsonl")
+        assert record["forecast"]["model"]["sha256"] == found(taught)["models"][0]["source"]["sha256"]
+
+    def test_a_small_memory_budget_takes_fewer_voxels(self, taught, run) -> None:
+        config = taught.config("analysis", TARGET, sourceModels=["A.save"], memoryBudget=1e-5)
+        outcome = run("-analyse", config)
+        assert outcome.code == 0
+        assert "The memory budget allows" in outcome.err
+        assert "instead of 24 voxels per class of each case" in outcome.err
+
+
+class TestRefusals:
+    def test_without_matplotlib_only_the_pictures_are_missing(self, taught, analyse, monkeypatch) -> None:
+        monkeypatch.setitem(sys.modules, "matplotlib", None)
+        analyse()
+        assert (taught.out / "analyses" / "analysis" / "advised.train.cfg").exists()
+        log = (taught.out / "logs" / "analysis.analysis.txt").read_text()
+        assert "No pictures: Pictures are drawn with matplotlib, which is not installed" in log
+
+    def test_a_model_that_does_not_fit_is_refused_with_the_reasons(self, taught, analyse) -> None:
+        taught.model("other", kernelDimPerLayerNormal=[[3, 3, 3], [5, 5, 5]], segmentsDimTrain=[13, 13, 13])
+        outcome = analyse(modelConfig="other.cfg", expected=5)
+        assert "kernels are 5x5x5 in the new model and 3x3x3 in the source model" in outcome.err
+        assert not taught.out.exists()
+        outcome = analyse(channelsTarget=["lists/train_t1.cfg"], expected=5)
+        assert "A.save: the model has 2 image channels, and 1 are listed for the new task" in outcome.err
+
+    @pytest.mark.parametrize(
+        ("changes", "code", "message"),
+        [
+            ({"sourceModels": None}, 2, "-analyse needs a model that might be transferred: add -model X.save"),
+            ({"sourceModels": ["no.save"]}, 5, "there is no such file or folder"),
+            ({"channelsTarget": None}, 3, "channelsTarget: is missing"),
+            ({"classNamesTarget": ["one"]}, 3, "allowed: at least 2 names, all different"),
+            ({"voxelsPerClas": 3}, 3, "is not a key of the analysis config; did you mean voxelsPerClass?"),
+        ],
+        ids=["no model", "missing model", "no cases", "one class", "unknown key"],
+    )
+    def test_bad_input(self, taught, analyse, changes, code, message) -> None:
+        assert message in analyse(expected=code, **changes).err
+        assert not taught.out.exists()
+
+    def test_cases_of_a_single_subject(self, taught, analyse) -> None:
+        for kind in ("t1", "t2", "labels", "roi"):
+            (taught.folder / "lists" / f"train_{kind}.cfg").write_text(f"../images/case0_{kind}.nii.gz\n")
+        message = "target: 1 labelled cases of one subject are listed; an analysis needs at least 2 subjects"
+        assert message in analyse(expected=4).err
+
+    def test_a_model_config(self, taught, run) -> None:
+        outcome = run("-analyse", taught.folder / "model.cfg")
+        assert outcome.code == 3
+        assert (
+            "is a model config; -analyse takes an analysis config, or the train config of the new task" in outcome.err
+        )
