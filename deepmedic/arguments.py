@@ -104,6 +104,7 @@ OPTIONS = (
         "The file (-newConfigs: folder) to write, with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
         "FILE",
     ),
+    CommandOption("-part", "part", "With -test: only the i-th of n parts of the cases, for array jobs.", "i/n"),
     CommandOption("-overwrite", "overwrite", "Replace results, or start a session anew, that an earlier run left."),
     CommandOption("-seed", "seed", "Seed of everything random (default 0).", "N"),
     CommandOption("-version", "version", "Versions of this program, of torch, CUDA and the driver."),
@@ -167,6 +168,8 @@ class Arguments:
     self_test: bool = False
     explain: str | None = None
     output: Path | None = None
+    part: tuple[int, int] | None = None
+    """The number of the part, from 1, and of how many."""
     overwrite: bool = False
     seed: int = 0
     version: bool = False
@@ -263,12 +266,21 @@ def _convert(option: CommandOption, values: list[str]) -> object:
         raise CommandLineError(f"{option.name} needs a value, an empty one was given: {option.name} {option.metavar}")
     if option.attribute == "device" and not _DEVICE.fullmatch(values[0].lower()):
         raise CommandLineError(f"-dev {values[0]}: allowed are cpu, cuda, cuda0, cuda1, ..., gpu and auto.")
+    if option.attribute == "part":
+        return _part(values[0])
     if option.attribute == "split":
         return _split(option, values)
     kind = {item.name: str(item.type) for item in fields(Arguments)}[option.attribute]
     convert = next((convert for name, convert in _CONVERTERS.items() if name in kind), lambda _, value: value)
     converted = tuple(convert(option, value) for value in values)
     return converted if kind.startswith("tuple") else converted[0]
+
+
+def _part(value: str) -> tuple[int, int]:
+    found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", value)
+    if found is None or int(found[1]) > int(found[2]):
+        raise CommandLineError(f"-part {value}: allowed is i/n with whole numbers, i from 1 to n, for instance 2/5.")
+    return int(found[1]), int(found[2])
 
 
 def _whole_number(option: CommandOption, value: str) -> int:
@@ -362,6 +374,7 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train), ("-split",), "-train"),
+        (bool(arguments.test), ("-part",), "-test"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
         (arguments.check or writing or bool(arguments.new_configs), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),

@@ -28,6 +28,7 @@ from deepmedic.inference.evaluation import (
     mean_dices,
 )
 from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.parts import Part, finish_part, run_digest
 from deepmedic.inference.predictor import Prediction, Progress
 from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
@@ -67,6 +68,8 @@ class SegmentationOptions:
     purpose: Purpose = "Testing"
     saving: Saving | None = None
     """None: only scores are wanted."""
+    part: Part | None = None
+    """Only the cases of this part are segmented; None: all."""
     allow_skipped_cases: bool = False
     """Go on without the cases that cannot be read."""
     class_names: tuple[str, ...] | None = None
@@ -87,6 +90,8 @@ class SegmentationSummary:
     """Names of the cases whose results were there already."""
     failures: dict[str, str] = field(default_factory=dict)
     """Name of each case left out -> why."""
+    whole_session: dict[int, CaseEvaluation] | None = None
+    """Of the part of a session that found all other parts finished: the scores of all cases."""
 
     @property
     def rows(self) -> list[MetricsRow]:
@@ -134,11 +139,12 @@ def segment_cases(
     started = time.monotonic()
     log.debug("Starting full Segmentation of %s subjects", options.purpose)
     summary = SegmentationSummary()
+    indices = list(range(len(data.cases))) if options.part is None else options.part.indices(len(data.cases))
     if existing is None:
-        existing = survey(data.cases, options.saving)
+        existing = survey(data.cases, options.saving, indices)
     for index, results in existing.items():
         _keep(index, data.cases[index], results, options, summary)
-    remaining = [index for index in range(len(data.cases)) if index not in existing]
+    remaining = [index for index in indices if index not in existing]
     with ExitStack() as stack:
         writer = None
         if options.saving is not None:
@@ -154,7 +160,7 @@ def segment_cases(
                 _skip(data.cases[index], problem, run)
             else:
                 _segment(index, data.cases[index], found, run)
-    _report(options, summary)
+    _report(data.cases, options, summary)
     log.debug("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
     log.debug("Finished full Segmentation of %s subjects", options.purpose)
     return summary
@@ -273,11 +279,17 @@ def _say(case: Case, what: str, evaluation: CaseEvaluation | None, options: Segm
     log.log(level, "%s: %s%s", case.name, what, scores)
 
 
-def _report(options: SegmentationOptions, summary: SegmentationSummary) -> None:
+def _report(cases: Sequence[Case], options: SegmentationOptions, summary: SegmentationSummary) -> None:
     means = summary.mean_dices
     if means is not None:
         log_means(options.purpose, means)
-    if options.saving is not None and options.saving.files.tables:
-        write_tables(options.saving.files.folder, summary.rows)
+    saving = options.saving
+    if saving is not None and saving.files.tables and options.part is not None:
+        digest = run_digest(saving, [output_name(index, case) for index, case in enumerate(cases)])
+        summary.whole_session = finish_part(
+            saving.files.folder, options.part, digest, summary.evaluations, summary.failures
+        )
+    elif saving is not None and saving.files.tables:
+        write_tables(saving.files.folder, summary.rows)
     if summary.failures:
         log.warning("%d cases were skipped: %s", len(summary.failures), ", ".join(summary.failures))

@@ -36,8 +36,15 @@ class Saving:
     """How cases with labels are scored; plain values."""
 
 
-def survey(cases: Sequence[Case], saving: Saving | None) -> dict[int, ExistingResults]:
+def survey(
+    cases: Sequence[Case], saving: Saving | None, indices: Sequence[int] | None = None
+) -> dict[int, ExistingResults]:
     """Return the cases whose results this run already wrote, by index; nothing is changed.
+
+    Args:
+        cases: all cases of the session.
+        saving: where results go; None: nowhere.
+        indices: only these cases are looked at; None: all.
 
     Raises:
         OutputHeldError: there are results of another run.
@@ -45,7 +52,8 @@ def survey(cases: Sequence[Case], saving: Saving | None) -> dict[int, ExistingRe
     if saving is None or saving.overwrite:
         return {}
     kept, foreign = {}, []
-    for index, case in enumerate(cases):
+    for index in range(len(cases)) if indices is None else indices:
+        case = cases[index]
         found = _existing(case, output_name(index, case), saving)
         if found.status == "match":
             kept[index] = found

@@ -67,13 +67,18 @@ def _deviation(values: list[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
 
 
-def write_tables(folder: Path, rows: Sequence[MetricsRow]) -> list[Path]:
+def write_tables(folder: Path, rows: Sequence[MetricsRow], stem: str = "metrics") -> list[Path]:
     """Write all tables of a session and return their paths; without rows, remove those of an earlier run.
+
+    Args:
+        folder: where.
+        rows: of all cases, in the order of their list.
+        stem: what the names of the files begin with.
 
     Raises:
         ResourceError: a file cannot be written.
     """
-    paths = [folder / name for name in ("metrics.csv", "metrics_summary.csv", "metrics.json", "metrics.md")]
+    paths = [folder / f"{stem}{ending}" for ending in (".csv", "_summary.csv", ".json", ".md")]
     if not rows:
         for path in paths:
             path.unlink(missing_ok=True)

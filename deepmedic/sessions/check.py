@@ -14,6 +14,7 @@ from deepmedic.data.memory import bytes_as_text
 from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
+from deepmedic.inference.parts import refuse_if_overlapping, session_name
 from deepmedic.locks import refuse_if_held
 from deepmedic.model import parameters
 from deepmedic.sessions import estimates
@@ -76,7 +77,8 @@ def testing(plan: TestPlan) -> int:
     Raises:
         DeepMedicError: everything that is wrong, listed together.
     """
-    refuse_if_held(plan.paths.folder, plan.paths.session)
+    refuse_if_held(plan.paths.folder, session_name(plan.paths.session, plan.part))
+    refuse_if_overlapping(plan.paths.folder, plan.paths.session, plan.part)
     kept, problems = find_existing(plan), ProblemList()
     found = DataFindings.of_model(plan.model.config)
     skipped = read_all(plan.data, problems, None, found)
@@ -90,7 +92,7 @@ def testing(plan: TestPlan) -> int:
         "output": str(plan.paths.folder),
         **_models(plan),
         "device": devices.describe(plan.device),
-        "cases": {plan.data.role: len(plan.data), "kept from before": len(kept)},
+        "cases": {plan.data.role: len(plan.data), **_part(plan), "kept from before": len(kept)},
         "skippedCases": skipped,
         "tiling": plan.tiling,
         "predictionsPerCase": plan.passes,
@@ -149,6 +151,10 @@ def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
         "memoryOfOneStep": bytes_as_text(step),
         "disk": bytes_as_text(estimates.training_disk(config, model, plan.validation_volumes)),
     }
+
+
+def _part(plan: TestPlan) -> dict[str, int]:
+    return {} if plan.part is None else {f"in {plan.part}": len(plan.part.indices(len(plan.data)))}
 
 
 def _models(plan: TestPlan) -> dict[str, Any]:

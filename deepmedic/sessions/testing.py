@@ -30,10 +30,10 @@ from deepmedic.inference.evaluation import described
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
 from deepmedic.inference.label_tables import write_label_tables
+from deepmedic.inference.parts import Part, part_lock, session_name
 from deepmedic.inference.results import ExistingResults, ResultFiles, RunIdentity, output_name
 from deepmedic.inference.segment_cases import SegmentationOptions, SegmentationSummary, segment_cases
 from deepmedic.inference.survey import Saving, survey
-from deepmedic.locks import session_lock
 from deepmedic.logs import EventLog, session_log
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
@@ -72,6 +72,16 @@ class TestPlan:
     notes: list[str] = field(default_factory=list)
     in_a_session: bool = True
     """Whether there is a session's folder, which is locked and gets logs."""
+
+    @property
+    def part(self) -> Part | None:
+        """The part of the session that this process segments; None: all of it."""
+        return None if self.arguments.part is None else Part(*self.arguments.part)
+
+    @property
+    def own_paths(self) -> SessionPaths:
+        """Where this process logs: each part of a session for itself."""
+        return replace(self.paths, session=session_name(self.paths.session, self.part))
 
     @property
     def files(self) -> ResultFiles:
@@ -168,10 +178,10 @@ def run(plan: TestPlan) -> int:
     paths = plan.paths
     with ExitStack() as stack:
         if plan.in_a_session:
-            stack.enter_context(session_lock(paths.folder, paths.session))
+            stack.enter_context(part_lock(paths.folder, paths.session, plan.part))
         existing = find_existing(plan)
         if plan.in_a_session:
-            stack.enter_context(session_log(paths.log))
+            stack.enter_context(session_log(plan.own_paths.log))
         stack.enter_context(devices.session_numerics(plan.device, plan.config.execution))
         try:
             return _run(plan, existing)
@@ -186,7 +196,8 @@ def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
     Raises:
         OutputHeldError: there are results of another run.
     """
-    return survey(plan.data.cases, saving(plan, inference_settings(plan)))
+    indices = None if plan.part is None else plan.part.indices(len(plan.data))
+    return survey(plan.data.cases, saving(plan, inference_settings(plan)), indices)
 
 
 def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
@@ -195,6 +206,9 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
     log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), precision)
     for one in plan.models:
         log.info("Model: %s (SHA-256 %s)", one.path, one.sha256[:12])
+    if plan.part is not None:
+        mine = len(plan.part.indices(len(plan.data)))
+        log.info("Part %d of %d: %d of %d cases.", plan.part.number, plan.part.of, mine, len(plan.data))
     if plan.passes > 1:
         log.info("Each case is predicted %d times; probabilities are averaged.", plan.passes)
     for note in plan.notes:
@@ -216,6 +230,7 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
             inference=inference,
             refinement=config.prediction,
             saving=target,
+            part=plan.part,
             allow_skipped_cases=config.preprocessing.allow_skipped_cases,
             class_names=plan.model.config.class_names,
             scoring=config.scoring,
@@ -277,15 +292,20 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
     computed, kept = len(summary.computed), len(summary.kept)
     if plan.in_a_session:
         found = {"computed": summary.computed, "kept": summary.kept, "failures": summary.failures}
-        EventLog(plan.paths.events).write("segmented", **found)
+        EventLog(plan.own_paths.events).write("segmented", **found)
     log.info("%d cases segmented, %d kept from before, %d skipped.", computed, kept, len(summary.failures))
+    stem = "metrics"
+    if summary.whole_session is not None:
+        summary = replace(summary, evaluations=summary.whole_session)
+    elif plan.part is not None:
+        stem = f"metrics.{plan.part}"
     means = summary.mean_dices
     if means is not None:
         log.info("Mean Dice over cases: %s", described(means, plan.model.class_names))
         scores = tables.summary(summary.rows)
         log.info("%s\n%s", paper_table.heading(scores), paper_table.console(scores))
-        log.info("Metrics: %s", plan.paths.predictions / "metrics.csv")
-        log.info("A table for a paper (Markdown, LaTeX): %s", plan.paths.predictions / "metrics.md")
+        log.info("Metrics: %s", plan.paths.predictions / f"{stem}.csv")
+        log.info("A table for a paper (Markdown, LaTeX): %s", plan.paths.predictions / f"{stem}.md")
     log.info("Results: %s", plan.results)
     if plan.config.output.save_segmentation:
         _advise_viewers(plan)
