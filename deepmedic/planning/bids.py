@@ -100,6 +100,11 @@ def read_bids(source: Path) -> FoundData:
     scans = _scans(images, source)
     channels, by_scan = _channels(scans, source, notes)
     cases = tuple(_case(scan, channels, found) for scan, found in zip(scans, by_scan, strict=True) if found)
+    lost = [scan.name for scan, found in zip(scans, by_scan, strict=True) if scan.labels and not found]
+    if lost:
+        notes.append(
+            f"left out, since there are labels but no images in their space or session: {', '.join(lost[:20])}"
+        )
     notes += _participants(source, {scan.subject for scan in scans})
     names = tuple(channel.replace("_", " ") for channel in channels)
     return FoundData("a BIDS tree", names, cases, _class_names(scans), tuple(notes))

@@ -29,17 +29,13 @@ def choose_parts(cases: Sequence[FoundCase], digests: Mapping[str, Sequence[str]
     All scans of a subject, and cases that share voxels with one another, come into one part.
 
     Args:
-        cases: all that were found; those without labels are for the test config.
+        cases: all that were found, with different names; those without labels are for the test config.
         digests: by name of the case, digests of the voxels of its channels.
         seed: of the draw.
 
     Raises:
-        DataError: no case has labels, or two cases have one name.
+        DataError: no case has labels.
     """
-    names = [case.name for case in cases]
-    if len(set(names)) < len(names):
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        raise DataError(f"several cases have one name: {', '.join(repeated[:_MOST_NAMED])}. Rename them.")
     labelled = [case for case in cases if case.labels is not None and case.part != "test"]
     others = [case for case in cases if case.labels is None or case.part == "test"]
     unlabelled = [case.name for case in others if case.part in ("training", "validation")]

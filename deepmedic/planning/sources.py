@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from deepmedic.config.sections import DataConfig
@@ -20,9 +22,26 @@ _COLUMN = re.compile(r"\(channel_(?P<name>.+)\)$")
 def read_source(path: Path) -> FoundData:
     """Return the cases of a data folder, a CSV table, a `dataset.json` (or its folder) or a BIDS tree.
 
+    Cases have different names: those that occur in several parts get the part's name before their own.
+
     Raises:
         DataError: the path is none of these, or its content cannot be used; says why.
     """
+    found = _read(path)
+    counts = Counter(case.name for case in found.cases)
+    cases = tuple(
+        replace(case, name=f"{case.part}_{case.name}", subject=case.subject or case.name)
+        if counts[case.name] > 1 and case.part
+        else case
+        for case in found.cases
+    )
+    repeated = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
+    if repeated:
+        raise DataError(f"{path}: several cases have one name: {', '.join(repeated[:10])}. Rename them.")
+    return replace(found, cases=cases)
+
+
+def _read(path: Path) -> FoundData:
     if path.is_dir():
         if (path / "dataset.json").is_file():
             return read_dataset_json(path / "dataset.json")

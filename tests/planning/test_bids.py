@@ -98,6 +98,14 @@ def test_rare_channels_subjects_and_own_results_are_left_out_and_noted(tmp_path)
     )
 
 
+def test_labels_without_images_are_noted(tmp_path):
+    tree(tmp_path, *(f"sub-1/ses-{s}/anat/sub-1_ses-{s}_T1w.nii.gz" for s in "ab"), "sub-2/anat/sub-2_T1w.nii.gz",
+         f"{MANUAL}/sub-1/anat/sub-1_dseg.nii.gz", f"{MANUAL}/sub-2/anat/sub-2_dseg.nii.gz")  # fmt: skip
+    data = read_bids(tmp_path)
+    assert [case.name for case in data.cases if case.labels] == ["sub-2"]
+    assert data.notes == ("left out, since there are labels but no images in their space or session: sub-1",)
+
+
 def test_names_of_classes_come_from_the_table_of_the_labels(tmp_path):
     tree(tmp_path, "sub-1/anat/sub-1_T1w.nii.gz", f"{MANUAL}/sub-1/anat/sub-1_dseg.nii.gz")
     (tmp_path / MANUAL / "sub-1/anat/sub-1_dseg.tsv").write_text(
