@@ -41,20 +41,32 @@ def mean_and_std(volume: np.ndarray, mask: np.ndarray | None, config: ZScoreConf
         DataError: no voxels are left, or they all have one value.
     """
     inside = (volume.ravel() if mask is None else volume[mask]).astype(np.float64)
-    kept = np.ones(inside.shape, bool)
+    left = inside[kept] if (kept := _within_cutoffs(inside, volume, config)) is not None else inside
+    if left.size == 0 or left.min() == left.max():
+        raise DataError(_cannot_normalise(inside, left))
+    del inside
+    mean = left.mean()
+    # The standard deviation in place: numpy's own function takes as much memory again, of large volumes gigabytes.
+    left -= mean
+    left *= left
+    return float(mean), float(np.sqrt(left.mean()))
+
+
+def _within_cutoffs(inside: np.ndarray, volume: np.ndarray, config: ZScoreConfig) -> np.ndarray | None:
+    """Return which of the voxels in the mask all cut-offs leave, bool [voxel]; None: there are no cut-offs."""
+    kept = None
     if config.cutoff_percents is not None:
         low, high = np.percentile(inside, config.cutoff_percents)
-        kept &= (inside > low) & (inside < high)
+        kept = (inside > low) & (inside < high)
     if config.cutoff_times_std is not None:
         below, above = config.cutoff_times_std
         mean, std = inside.mean(), inside.std()
-        kept &= (inside > mean - below * std) & (inside < mean + above * std)
+        near = (inside > mean - below * std) & (inside < mean + above * std)
+        kept = near if kept is None else kept & near
     if config.cutoff_below_mean:
-        kept &= (inside > volume.mean(dtype=np.float64)) & (inside < volume.max())
-    left = inside[kept]
-    if left.size == 0 or left.min() == left.max():
-        raise DataError(_cannot_normalise(inside, left))
-    return float(left.mean()), float(left.std())
+        high_enough = (inside > volume.mean(dtype=np.float64)) & (inside < volume.max())
+        kept = high_enough if kept is None else kept & high_enough
+    return kept
 
 
 def unnormalised_warning(case: WithIntensities, zscore: ZScoreConfig) -> str | None:

@@ -172,7 +172,8 @@ def _normalise(
             mean, std = mean_and_std(channels[number][counted], mask, config)
         except DataError as problem:
             raise DataError(f"case {loaded.case.name}, channel {number + 1}: {ref}: {problem}") from problem
-        channels[number] = (channels[number].astype(np.float64) - mean) / std
+        for plane in channels[number]:  # one after the other, so that not all are in float64 at once
+            plane[...] = (plane.astype(np.float64) - mean) / std
 
 
 def _label_tensor(labels: np.ndarray) -> torch.Tensor:

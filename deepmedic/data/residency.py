@@ -25,8 +25,9 @@ class Residency:
 def residency_of(data: DataSet, budget: int, cases: int, workers: int, device: torch.device) -> Residency:
     """Share a budget of bytes so that what is resident and what is in hand stay within it.
 
-    The one case that is being read may come on top; further ones are in hand only as far as the budget allows. Where
-    volumes are kept on a GPU, those in hand are in the memory of the machine, and the budget limits each of the two.
+    The one case that is being read may come on top, with all that reading takes; further ones are in hand only as far
+    as the budget has room for that. Where volumes are kept on a GPU, those in hand are in the machine's memory, and the
+    budget limits each of the two.
 
     Args:
         data: the cases.
@@ -37,10 +38,10 @@ def residency_of(data: DataSet, budget: int, cases: int, workers: int, device: t
     """
     everything = volume_bytes(data) <= budget
     resident = volume_bytes(data) if everything else subepoch_bytes(data, cases)
-    largest = subepoch_bytes(data, 1)
-    spare = (budget - resident if device.type == "cpu" else budget) // largest
+    one = reading_bytes(data)
+    spare = (budget - resident if device.type == "cpu" else budget) // one
     in_hand = min(1 + max(spare, 0), max(2 * workers, 1))
-    pool_bytes = budget - (in_hand - 1) * largest if device.type == "cpu" else budget
+    pool_bytes = budget - (in_hand - 1) * one if device.type == "cpu" else budget
     return Residency(pool_bytes, Reading(workers, in_hand), everything)
 
 
@@ -53,6 +54,14 @@ def subepoch_bytes(data: DataSet, cases: int) -> int:
     """Bytes of the volumes of a subepoch, should it draw from the largest cases."""
     sizes = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
     return sum(sizes[:cases]) * layout_of(data).bytes_per_voxel
+
+
+def reading_bytes(data: DataSet) -> int:
+    """Most bytes that reading and preparing one case takes: as it is stored, as it is read, and as it will be kept."""
+    per_voxel = layout_of(data).bytes_per_voxel
+    kept = (elements_for(data.padded_size(index)) * per_voxel for index in range(len(data)))
+    read = (headers.loaded_bytes + headers.reading_bytes for headers in data.headers)
+    return max(map(sum, zip(kept, read, strict=True)))
 
 
 def pool_for(data: DataSet, device: torch.device, budget_bytes: int) -> VolumePool:

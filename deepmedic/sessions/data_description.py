@@ -17,7 +17,12 @@ def describe_data(data: DataSet) -> DataDescription:
     Raises:
         DataError: one of them cannot be used, and cases may not be skipped.
     """
-    cases = [data.load_if_usable(index) for index in range(min(len(data), _FINGERPRINT_CASES))]
+    intensities = []
+    for index in range(min(len(data), _FINGERPRINT_CASES)):
+        case = data.load_if_usable(index)
+        if case is not None:
+            intensities.append(intensity_fingerprint(case))
+        del case  # before the next one is read
     return DataDescription(
         spacing=data.median_spacing(),
         spacing_range=data.spacing_range(),
@@ -25,5 +30,5 @@ def describe_data(data: DataSet) -> DataDescription:
         orientation=data.preprocessing.orientation,
         zscore=asdict(data.preprocessing.zscore),
         pad_images=data.preprocessing.pad_images,
-        intensities=[intensity_fingerprint(case) for case in cases if case is not None],
+        intensities=intensities,
     )

@@ -37,6 +37,15 @@ def test_statistics_of_large_float32_values_are_exact_enough() -> None:
     )
 
 
+def test_statistics_are_those_of_numpy_and_the_volume_stays_as_it_was() -> None:
+    for dtype in (np.float32, np.float64):
+        volume = (np.random.default_rng(3).normal(size=(20, 21, 22)) * 100).astype(dtype)
+        before = volume.copy()
+        found = mean_and_std(volume, None, ZScoreConfig())
+        assert found == (float(before.astype(np.float64).mean()), float(before.astype(np.float64).std()))
+        assert np.array_equal(volume, before)
+
+
 def test_a_constant_channel_has_no_z_score() -> None:
     volume = np.full((4, 4, 4), 0.1, np.float32)
     with pytest.raises(

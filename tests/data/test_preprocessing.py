@@ -1,6 +1,7 @@
 """Padding and normalisation against golden numbers of the original, and what the original could not do."""
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -159,3 +160,13 @@ def test_types_are_those_a_network_needs_and_the_loaded_case_is_left_alone() -> 
     assert prepared.channels.dtype == prepared.border_values.dtype == torch.float32
     np.testing.assert_array_equal(case.channels, before)
     assert prepare_case(small(labels=np.zeros((2, 3, 1), np.uint8)), NO_MARGINS, PLAIN).labels.dtype == torch.uint8
+
+
+def test_preparing_a_case_takes_little_more_memory_than_the_result() -> None:
+    """Of large volumes, each further copy in float64 is gigabytes."""
+    case = loaded(np.random.default_rng(0).normal(size=(1, 64, 64, 64)))
+    tracemalloc.start()
+    prepare_case(case, NO_MARGINS, NORMALISED)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 14 * 64**3  # 4 for the result, 8 for its statistics

@@ -63,17 +63,18 @@ class CommandServer:
         code = self._answer()
         return Ended(code, self._output.read_text())
 
-    def end(self, *words: Any, seconds: float, number: int, begun: Path | None = None) -> Ended:
+    def end(self, *words: Any, seconds: float, number: int, begun: Path | None = None, lines: int = 0) -> Ended:
         """Run a command and send it a signal so many seconds after the file `begun` has content, or after the start.
 
-        Nothing is sent to a command that is over by then.
+        With `lines`, the file must have grown by that many. Nothing is sent to a command that is over by then.
         """
+        before = _lines(begun) if begun is not None and lines else 0
         pid = self.start(*words)
         deadline = time.monotonic() + LONGEST
         while begun is not None and time.monotonic() < deadline and _is_alive(pid):
-            if begun.exists() and begun.read_text():
+            if begun.exists() and begun.read_text() and _lines(begun) >= before + lines:
                 break
-            time.sleep(0.005)
+            time.sleep(0.002)
         time.sleep(seconds)
         with suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -97,6 +98,10 @@ class CommandServer:
         ready, _, _ = select.select([self._process.stdout], [], [], LONGEST)
         assert ready, f"a command took more than {LONGEST} seconds: {self._output.read_text()}"
         return int(self._process.stdout.readline())
+
+
+def _lines(file: Path) -> int:
+    return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
 def _is_alive(pid: int) -> bool:

@@ -6,7 +6,7 @@ import os
 import random
 import re
 import signal
-import time
+import sys
 
 import pytest
 import torch
@@ -50,28 +50,30 @@ def assert_same(one, other) -> None:
     assert one == other
 
 
-def test_kills_at_random_times(study, server, record_property):
-    """Eight of them, or as many as the environment says: `KILLS=30 pytest tests/faults/test_kills.py -k random`."""
+def test_kills_at_random_times(study, server):
+    """Eight of them, or as many as the environment says: `KILLS=30 pytest -s tests/faults/test_kills.py -k random`."""
     augmentation = {
         "augm_img_prms_tr": {"affine": {"prob": 0.3}},
         "augm_sample_prms_tr": {"reflect": [0.5, 0.5, 0]},
     }
-    settings = {"numberOfEpochs": 5 * KILLS // 4, "keepLastCheckpoints": 2, **augmentation}
+    settings = {"numberOfEpochs": 2 * KILLS, "numberOfSubepochs": 1, "keepLastCheckpoints": 2, **augmentation}
     config = study.train("undisturbed", validate=True, folderForOutput="undisturbed", **settings)
     model = ["-newModel", study.folder / "model.cfg"]
-    started = time.monotonic()
     assert server.run("-train", config, *model).code == 0
-    seconds = time.monotonic() - started
+    events = len((study.folder / "undisturbed" / "logs" / "first.jsonl").read_text().splitlines())
 
+    # How far a session comes is told by its events, whatever else the machine does; on average two epochs.
     command = ["-train", study.train(validate=True, **settings), *model]
     moments, positions = random.Random(0), []
     for _ in range(KILLS):
-        ended = server.end(*command, seconds=moments.uniform(0, 1.3 * seconds / KILLS), number=signal.SIGKILL)
+        moment = {"seconds": moments.uniform(0, 0.05), "lines": moments.randint(0, 2 * events // KILLS)}
+        ended = server.end(*command, number=signal.SIGKILL, begun=study.out / "logs" / "first.jsonl", **moment)
         assert ended.code in (KILLED, 0), ended.printed
         if ended.code == KILLED:
             positions.append(study.trained()["position"]["epoch"] if study.newest().exists() else -1)
-    record_property("epochs at which it was killed", positions)
-    assert len(positions) >= 3 * KILLS // 8  # how long a session takes depends on what else the machine does
+    sys.stdout.write(f"{len(positions)} of {KILLS} kills; epochs that were saved by then: {positions}\n")
+    assert len(positions) >= KILLS // 2
+    assert len(set(positions)) >= KILLS // 4
     ended = server.run(*command)
     assert ended.code == 0, ended.printed
     test = ["-test", study.folder / "test.cfg", "-model"]

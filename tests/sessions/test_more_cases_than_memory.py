@@ -30,7 +30,7 @@ LARGEST = (1 + (18 + 4) * (10 + 4) * (12 + 4)) * (2 * 4 + 1 + 1)
 """Bytes of the largest case with two channels, labels and ROI, padded by what the network does not predict."""
 VALIDATION = (1 + (20 + 4) * (18 + 4) * (16 + 4)) * (2 * 4 + 1 + 1)
 TIGHT = (VALIDATION + 2.2 * LARGEST) / 2**30
-ROOMY = (VALIDATION + 4.2 * LARGEST) / 2**30
+ROOMY = (VALIDATION + 5.3 * LARGEST) / 2**30
 
 
 @pytest.fixture(scope="module")
