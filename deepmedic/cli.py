@@ -137,7 +137,8 @@ def _plot(arguments: Arguments) -> int:
     path = plotting.plot(
         arguments.plot, arguments.output, arguments.detailed, arguments.plot_classes, arguments.moving_average
     )
-    sys.stdout.write(f"Curves: {path}\n")
+    lines = [*plotting.phase_changes(arguments.plot), f"Curves: {path}"]
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
     return 0
 
 

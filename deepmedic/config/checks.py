@@ -71,6 +71,7 @@ class SessionChecks:
         check_recipe(config, self._refusals)
         self._reweighting(config)
         self._validation(config)
+        self._source_task(config)
         self._feature_map_ranges(config.validation_output, "Val")
         self._normalisation(config.preprocessing, config.data)
 
@@ -200,6 +201,17 @@ class SessionChecks:
                 "performValidationOnSamplesThroughoutTraining nor performFullInferenceOnValidationImagesEveryFewEpochs "
                 "is on"
             )
+
+    def _source_task(self, config: TrainConfig) -> None:
+        """Refuse a source task without cases, which are listed as all others are."""
+        task = config.source_task
+        if task is None or task.table is not None:
+            return
+        for name, value in {"channels": task.channels, "gtLabels": task.labels}.items():
+            if value is None:
+                self._refusals.refuse(
+                    ("sourceTask", name), "is missing; list the cases to be scored, or give dataframe"
+                )
 
     def _names(self, config: TrainConfig) -> None:
         key = "namesForPredictionsPerCaseVal"

@@ -58,6 +58,8 @@ def fit_train(config: TrainConfig, model: ModelConfig, refusals: Refusals) -> Tr
     _check_normalised_channels(config.preprocessing.zscore, architecture, refusals)
     if config.validate_on_samples or config.validate_on_volumes:
         _check_channels(config.validation_data, "channelsValidation", architecture, refusals)
+    if config.source_task is not None:
+        _check_channels(config.source_task.data, "sourceTask", architecture, refusals)
     for phase, own in refusals_by_phase(config, refusals):
         _check_freezing(phase, architecture, own)
         _refuse_all_frozen(phase, architecture, own)

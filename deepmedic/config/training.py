@@ -24,6 +24,7 @@ from deepmedic.config.phases import PhaseConfig, RecipeConfig
 from deepmedic.config.refinements import EarlyStoppingConfig, RefinementConfig
 from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
+from deepmedic.config.source_task import SourceTaskConfig
 
 __all__ = [
     "AffineAugmentation",
@@ -41,6 +42,7 @@ __all__ = [
     "SamplingConfig",
     "ScheduleConfig",
     "SegmentAugmentation",
+    "SourceTaskConfig",
     "TrainConfig",
 ]
 
@@ -213,6 +215,15 @@ class TrainConfig:
         "batchsize_val_whole", 10, minimum=1, doc="Tiles at once in the segmentation of whole validation cases."
     )
     validation_output: OutputConfig = section(OutputConfig, _VALIDATION_OUTPUT)
+
+    source_task: SourceTaskConfig | None = option(
+        "sourceTask",
+        None,
+        origin="new",
+        default_text="off",
+        doc="A guard against forgetting: validation cases of the task that the model knew before, which are segmented "
+        "as a whole and scored before and during the training of another task.",
+    )
 
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)
     execution: ExecutionConfig = section(ExecutionConfig)

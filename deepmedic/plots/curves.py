@@ -151,7 +151,8 @@ def _figure(rows: Rows, histories: Sequence[SessionHistory], request: PlotReques
             is_lowest = is_last or column >= len(rows[row_index + 1])
             axes.set_xlabel("epochs of training" if is_lowest else "")
     if len(histories) == 1:
-        figure.suptitle(f"Session {histories[0].name}", fontsize=10)
+        changes = "".join(f"\nvalidation Dice, phase {change}" for change in histories[0].phase_changes())
+        figure.suptitle(f"Session {histories[0].name}{changes}", fontsize=10)
     return figure
 
 

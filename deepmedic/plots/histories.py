@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from deepmedic.errors import DataError
-from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, ROLES, Role
+from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, ROLES, SOURCE_TASK, Role
 
 ALL_CLASSES = "all"
 FOREGROUND = "foreground"
@@ -55,12 +55,24 @@ class HistoryRow:
     subepoch: int | None
     """None: mean over the epoch."""
     role: str
-    """"training" or "validation" on samples, or "volumes": validation on whole volumes."""
+    """"training" or "validation" on samples; "volumes": validation on whole volumes; "sourceTask": the task before."""
     class_label: str
     values: dict[str, float]
     """Those that the row has, by column; nan: not defined."""
     phase: str = ""
     """Of a training in phases."""
+
+
+@dataclass(frozen=True)
+class PhaseChange:
+    """The mean validation Dice before and at the end of a phase."""
+
+    phase: str
+    before: float
+    after: float
+
+    def __str__(self) -> str:
+        return f"{self.phase}: {self.before:.4f} -> {self.after:.4f} ({self.after - self.before:+.4f})"
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,8 @@ class SessionHistory:
     @property
     def classes(self) -> int:
         """Number of classes, the background included."""
-        return 1 + max((int(row.class_label) for row in self.rows if row.class_label.isdecimal()), default=0)
+        own = (row for row in self.rows if row.role != SOURCE_TASK)
+        return 1 + max((int(row.class_label) for row in own if row.class_label.isdecimal()), default=0)
 
     def name_of(self, class_index: int) -> str:
         """Name of a class for a legend; index 0 stands for the whole foreground."""
@@ -115,6 +128,45 @@ class SessionHistory:
             if (row.role, row.class_label) == ("volumes", label) and kind in row.values
         ]
         return _curve(points)
+
+    def on_source_task(self) -> Curve:
+        """Return the mean foreground Dice of the task that the model knew before, from before the training on."""
+        return _curve([(row.epoch + 1.0, row.values["dice"]) for row in self._means(SOURCE_TASK)])
+
+    def phase_changes(self) -> list[PhaseChange]:
+        """Return how the mean validation Dice changed in each phase after the first one, where it was measured.
+
+        On whole volumes where there are any, else the mean over classes on samples; from the last value of the phase
+        before to the last one of the phase.
+        """
+        scores = {row.epoch: row.values["dice"] for row in self._means("volumes")} or self._means_on_samples()
+        borders = self.phase_borders()
+        changes = []
+        for number, (start, name) in enumerate(borders):
+            end = borders[number + 1][0] if number + 1 < len(borders) else self.epochs
+            before = [scores[epoch] for epoch in sorted(scores) if epoch < start]
+            during = [scores[epoch] for epoch in sorted(scores) if start <= epoch < end]
+            if before and during:
+                changes.append(PhaseChange(name, before[-1], during[-1]))
+        return changes
+
+    def _means(self, role: str) -> list[HistoryRow]:
+        """Rows of a role with the mean over classes that chooses the best checkpoint."""
+        return [
+            row
+            for row in self.rows
+            if (row.role, row.class_label) == (role, ALL_CLASSES) and not math.isnan(row.values.get("dice", math.nan))
+        ]
+
+    def _means_on_samples(self) -> dict[int, float]:
+        """Mean Dice of the classes on validation samples, by epoch."""
+        by_epoch: dict[int, list[float]] = {}
+        for row in self.rows:
+            label, dice = row.class_label, row.values.get("dice", math.nan)
+            of_class = label.isdecimal() and label != "0"
+            if row.role == "validation" and row.subepoch is None and of_class and not math.isnan(dice):
+                by_epoch.setdefault(row.epoch, []).append(dice)
+        return {epoch: sum(values) / len(values) for epoch, values in by_epoch.items()}
 
     def learning_rate(self) -> Curve:
         """Return the learning rate at the beginning of each finished epoch, and again at the end of the last one."""
@@ -150,7 +202,8 @@ def parse_history(text: str, source: Path) -> tuple[HistoryRow, ...]:
 def _row(cells: dict[str, str], place: str) -> HistoryRow:
     try:
         label = cells["class"]
-        if cells["role"] not in (*ROLES, "volumes") or not (label.isdecimal() or label in (ALL_CLASSES, FOREGROUND)):
+        is_class = label.isdecimal() or label in (ALL_CLASSES, FOREGROUND)
+        if cells["role"] not in (*ROLES, "volumes", SOURCE_TASK) or not is_class:
             raise ValueError(f"role {cells['role']!r} and class {label!r}")
         return HistoryRow(
             epoch=int(cells["epoch"]),

@@ -62,7 +62,8 @@ def one_session(history: SessionHistory, classes: Sequence[int], settings: Curve
     )
     volumes = panel("Dice on whole volumes", [line(history.on_volumes(c), style) for c, style in pairs])
     cost, accuracy, rate = _of_all_classes([(history, _NEUTRAL)], settings)
-    order = [cost, accuracy, dice, volumes, rate, sensitivity, precision, specificity]
+    source = panel("Mean Dice of the source task", [line(history.on_source_task(), _NEUTRAL)])
+    order = [cost, accuracy, dice, volumes, rate, source, sensitivity, precision, specificity]
     filled = [shown for shown in order if shown.lines]
     return [filled[start : start + _COLUMNS] for start in range(0, len(filled), _COLUMNS)]
 

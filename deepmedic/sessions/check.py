@@ -58,8 +58,11 @@ def training(plan: TrainingPlan) -> int:
     skipped |= read_all(plan.training, problems, config.sampling, found)
     if validation is not None:
         skipped |= read_all(validation, problems, config.validation_sampling if plan.validation else None, found)
+    source = plan.source_task.data if plan.source_task is not None else None
+    if source is not None:  # of another task: it does not count for what is suggested
+        skipped |= read_all(source, problems, None, DataFindings.of_model(plan.beginning.model.config))
     problems.raise_if_any()
-    findings["cases"] = {data.role: len(data) for data in (plan.training, validation) if data}
+    findings["cases"] = {data.role: len(data) for data in (plan.training, validation, source) if data}
     if plan.split is not None:
         findings["split"] = {part: sorted(plan.split.split.cases_of(part)) for part in plan.split.split.parts}
     findings["skippedCases"] = skipped

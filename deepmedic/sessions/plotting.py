@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepmedic.plots.curves import PlotRequest, plot_sessions
+from deepmedic.plots.history_files import read_histories
 
 DEFAULT_OUTPUT = Path("trainingProgress.pdf")
 """In the current folder, as the original's script saves it."""
@@ -45,3 +46,15 @@ def plot(
         moving_average=moving_average,
     )
     return plot_sessions(request)
+
+
+def phase_changes(sessions: Sequence[Path]) -> list[str]:
+    """Return a line for each later phase of the sessions: how the mean validation Dice changed in it.
+
+    Raises as `plot` does for sessions that cannot be read.
+    """
+    return [
+        f"Session {history.name}: validation Dice before and at the end of phase {change}"
+        for history in read_histories(sessions)
+        for change in history.phase_changes()
+    ]

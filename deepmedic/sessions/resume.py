@@ -243,6 +243,8 @@ def _watch_anew(state: TrainingState, settings: dict[str, Any]) -> None:
     before, now = (phases.settings_of(state.phase, given) for given in (state.settings, settings))
     if any(before.get(key) != value for key, value in now.items() if key.startswith("earlyStopping")):
         state.stopping["stopped"] = False
+    if state.settings.get("sourceTask") != settings.get("sourceTask"):
+        state.forgot = False
     key = "typeOfLearningRateSchedule"
     if "plateau" in (before.get(key), now[key]) and before.get(key) != now[key]:
         state.schedule = schedules.state_at(state.position.epoch - state.phase["first_epoch"])

@@ -62,6 +62,10 @@ def _has_nothing_to_do(plan: TrainingPlan) -> bool:
 def _finished_before(plan: TrainingPlan) -> int:
     state = plan.beginning.state
     early = state.stopping["stopped"]
+    ended = ", but early stopping ended it" if early else ""
+    key = "earlyStoppingPatience" if early else "numberOfEpochs"
+    if state.forgot:
+        ended, key = ", but too much of the source task was lost", "largestLoss of sourceTask"
     log.info(
         "The session %s is finished: its model was trained for %d epochs, and %s %d%s. Nothing was "
         "done. To train on, raise %s; to train anew, choose another sessionName or add "
@@ -70,8 +74,8 @@ def _finished_before(plan: TrainingPlan) -> int:
         state.position.epoch,
         f"its {len(plan.config.phases)} phases have at most" if plan.config.phases else "numberOfEpochs is",
         plan.config.total_epochs,
-        ", but early stopping ended it" if early else "",
-        "earlyStoppingPatience" if early else "numberOfEpochs",
+        ended,
+        key,
         plan.beginning.path,
     )
     return exit_code_of(state)

@@ -29,6 +29,7 @@ from deepmedic.sessions.estimates import Budgets
 from deepmedic.sessions.model_use import compare_with_training, resolved_spacing
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.resume import Beginning, Request, begin
+from deepmedic.sessions.source_task import SourceTask, prepare_source_task
 from deepmedic.sessions.splitting import SessionSplit, split_of_command
 from deepmedic.sessions.start import StartPoint, find_start_point
 from deepmedic.training.optimisers import make_optimiser
@@ -52,6 +53,8 @@ class TrainingPlan:
     validation_volumes: DataSet | None
     """The same cases, prepared for segmenting whole volumes."""
     budgets: Budgets
+    source_task: SourceTask | None = None
+    """The task that the model knew before, to be scored too."""
     notes: list[str] = field(default_factory=list)
     """What the user should know before the run."""
     split: SessionSplit | None = None
@@ -97,6 +100,7 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     data_problems = ProblemList() if beginning.kind == "finished" else problems
     data = _read_data(config, beginning, data_problems, split)
     plan = TrainingPlan(arguments, config, paths, device, request, beginning, *data, Budgets(0), split=split)
+    plan.source_task = prepare_source_task(config, beginning.model, data_problems)
     _finish(plan, data_problems)
     problems.raise_if_any()
     return plan
@@ -111,6 +115,8 @@ def _request(
     further = {"trainingCases": _contents(config.data), "computedWith": numerics}
     if config.validate_on_samples or config.validate_on_volumes:
         further["validationCases"] = _contents(config.validation_data)
+    if config.source_task is not None:
+        further["sourceTaskCases"] = _contents(config.source_task.data)
     return Request(arguments, point, paths, config, further)
 
 
@@ -200,6 +206,7 @@ def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
     """Check data sets against each other and against memory and disk, and gather what the user should know."""
     config, validation = plan.config, plan.validation or plan.validation_volumes
     plan.notes += config.source.notes
+    plan.notes += plan.source_task.data.notes if plan.source_task else []
     for data in (plan.training, validation):
         plan.notes += data.notes if data else []
         if data is not None:

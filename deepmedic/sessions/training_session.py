@@ -20,9 +20,11 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
+from deepmedic.sessions.source_task import SourceTaskScorer
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
 from deepmedic.training import network_weights
+from deepmedic.training.forgetting import ForgettingGuard
 from deepmedic.training.history import History, Role
 from deepmedic.training.interruption import Interruption
 from deepmedic.training.learning import Learning, begin_phase
@@ -54,6 +56,7 @@ class TrainingSession:
         self.model = self._model()
         self.network = self._network().to(plan.device)
         self.volumes = self._volume_validation()
+        self.source_task = self._source_task()
         self.write = self._checkpoint_writer()
         self.history = History.from_plain(self.beginning.extra["history"]) if self.beginning.extra else History()
 
@@ -75,6 +78,7 @@ class TrainingSession:
             read_weights=self.write.weights_of,
             phase_start=self.beginning.extra.get("phaseStart"),
             make_room=self._make_room,
+            guard=self._guard(recorder),
         )
         started, extra = self.beginning.kind == "started", self.beginning.extra
         if started and not extra:
@@ -209,6 +213,17 @@ class TrainingSession:
         leave_if_asked = self.interruption.raise_if_requested
         return VolumeValidation(self.config, data, self.model, plan.device, plan.paths.predictions, leave_if_asked)
 
+    def _source_task(self) -> SourceTaskScorer | None:
+        plan, leave_if_asked = self.plan, self.interruption.raise_if_requested
+        if plan.source_task is None:
+            return None
+        return SourceTaskScorer(self.config, plan.source_task, self.model, plan.device, leave_if_asked)
+
+    def _guard(self, recorder: Recorder) -> ForgettingGuard | None:
+        if self.source_task is None or self.config.source_task is None:
+            return None
+        return ForgettingGuard(self.config.source_task, self.source_task, recorder)
+
     def _recorder(self) -> Recorder:
         paths, config = self.plan.paths, self.config
         tensorboard = None
@@ -231,7 +246,7 @@ class TrainingSession:
 
     def _save(self, state: TrainingState, extra: dict[str, Any]) -> None:
         """Write a checkpoint, with the cases that were left out so far."""
-        for part in (self.training, self.validation, self.volumes):
+        for part in (self.training, self.validation, self.volumes, self.source_task):
             state.skipped |= part.skipped if part is not None else {}
         self.write(state, extra)
 

@@ -18,9 +18,14 @@ from deepmedic.metrics import mean_defined
 
 Role = Literal["training", "validation"]
 ROLES: tuple[Role, ...] = ("training", "validation")
+SOURCE_TASK = "sourceTask"
+"""Role of the rows of the source task in the CSV file."""
 DICE_KINDS = ("dice1", "dice2", "dice3")
 """Prediction against truth; prediction within the ROI against truth; both within the ROI."""
 RATIO_NAMES = ("accuracy", "sensitivity", "precision", "specificity", "dice")
+
+BEFORE_TRAINING = -1
+"""Stands for an epoch in scores of the source task."""
 
 Counts = tuple[tuple[int, int, int, int], ...]
 """Per class, background first: real positives, real negatives, true positives, true negatives."""
@@ -89,6 +94,8 @@ class History:
     volumes: dict[int, VolumeRecord] = field(default_factory=dict)
     phases: dict[int, str] = field(default_factory=dict)
     """Name of the phase that an epoch belongs to; empty for a training without phases."""
+    source_task: dict[int, VolumeRecord] = field(default_factory=dict)
+    """Of the task that the model knew before, after epochs of this one and `BEFORE_TRAINING`."""
 
     def subepochs(self, role: Role, epoch: int) -> list[SampleRecord]:
         """Records of one epoch in the order of its subepochs."""
@@ -118,16 +125,17 @@ class History:
 
     def to_plain(self) -> dict[str, Any]:
         """Return everything as lists, strings and numbers, for a checkpoint."""
-        phases = {"phases": [[epoch, name] for epoch, name in self.phases.items()]} if self.phases else {}
-        return phases | {
+        further: dict[str, Any] = {}  # where there are any
+        if self.phases:
+            further["phases"] = [[epoch, name] for epoch, name in self.phases.items()]
+        if self.source_task:
+            further["sourceTask"] = _plain_volumes(self.source_task)
+        return further | {
             "samples": [
                 [*key, record.cost, [list(counts) for counts in record.counts]] for key, record in self.samples.items()
             ],
             "epochs": [[epoch, record.learning_rate, record.momentum] for epoch, record in self.epochs.items()],
-            "volumes": [
-                [epoch, {kind: list(values) for kind, values in record.dice.items()}, record.foreground_dice]
-                for epoch, record in self.volumes.items()
-            ],
+            "volumes": _plain_volumes(self.volumes),
         }
 
     @classmethod
@@ -141,6 +149,8 @@ class History:
             history.epochs[epoch] = EpochRecord(learning_rate, momentum)
         for epoch, dice, foreground_dice in plain["volumes"]:
             history.volumes[epoch] = VolumeRecord(dice, foreground_dice)
+        for epoch, dice, foreground_dice in plain.get("sourceTask", ()):
+            history.source_task[epoch] = VolumeRecord(dice, foreground_dice)
         history.phases.update(dict(plain.get("phases", ())))
         return history
 
@@ -150,12 +160,15 @@ class History:
         Rows without a subepoch hold means over the epoch. Role "volumes" is validation on whole volumes. Class "all"
         holds what concerns all classes, "foreground" all classes but the background together. An empty cell does not
         apply, "nan" is undefined (a class without voxels). A training in phases has a column with their names.
+        Role "sourceTask" is the task that the model knew before; epoch -1 stands for before the training.
         """
         file = io.StringIO()
         columns = (*_COLUMNS, "phase") if self.phases else _COLUMNS
         writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
         writer.writeheader()
-        for epoch in sorted({key[1] for key in self.samples} | set(self.epochs) | set(self.volumes)):
+        for epoch in sorted(
+            {key[1] for key in self.samples} | set(self.epochs) | set(self.volumes) | set(self.source_task)
+        ):
             phase = {"phase": self.phases.get(epoch, "")} if self.phases else {}
             writer.writerows(row | phase for row in self._rows_of_epoch(epoch))
         return file.getvalue()
@@ -170,10 +183,19 @@ class History:
                 rows += _sample_rows(_place(epoch, "", role), records, self.epochs.get(epoch))
         if epoch in self.volumes:
             rows += _volume_rows(_place(epoch, "", "volumes"), self.volumes[epoch])
+        if epoch in self.source_task:
+            rows += _volume_rows(_place(epoch, "", SOURCE_TASK), self.source_task[epoch])
         return rows
 
 
 _COLUMNS = ("epoch", "subepoch", "role", "class", "cost", *RATIO_NAMES, *DICE_KINDS, "learning_rate", "momentum")
+
+
+def _plain_volumes(records: Mapping[int, VolumeRecord]) -> list[list[Any]]:
+    return [
+        [epoch, {kind: list(values) for kind, values in record.dice.items()}, record.foreground_dice]
+        for epoch, record in records.items()
+    ]
 
 
 def _strict_dice(counts: Sequence[tuple[int, int, int, int]]) -> float | None:

@@ -28,7 +28,7 @@ def is_over(config: TrainConfig, state: TrainingState) -> bool:
 def is_finished(config: TrainConfig, state: TrainingState) -> bool:
     """Return whether the training as a whole is over; arguments as for `is_over`."""
     is_last = state.phase["index"] + 1 >= len(config.phases)
-    return is_over(config, state) and (is_last or failed(config, state))
+    return state.forgot or (is_over(config, state) and (is_last or failed(config, state)))
 
 
 def end_score(config: TrainConfig, state: TrainingState) -> float | None:

@@ -19,6 +19,7 @@ from deepmedic.metrics import mean_defined
 from deepmedic.training import log_lines, phases
 from deepmedic.training.early_stopping import StoppingState
 from deepmedic.training.history import (
+    BEFORE_TRAINING,
     RATIO_NAMES,
     EpochRecord,
     History,
@@ -168,6 +169,19 @@ class Recorder:
         self._event("volumes", epoch=epoch, foreground_dice=record.foreground_dice, **dice)
         if self._outputs.tensorboard is not None:
             self._outputs.tensorboard.write_volumes(epoch, record)
+        self.write_metrics()
+
+    def source_task_finished(self, epoch: int, record: VolumeRecord, seconds: float) -> None:
+        """Keep and report the score of the source task after `epoch`, or before the training."""
+        self.history.source_task[epoch] = record
+        log.debug("TIMING: Scoring the source task lasted: %.1f secs.", seconds)
+        before = self.history.source_task.get(BEFORE_TRAINING)
+        compared = "before the training"
+        if epoch != BEFORE_TRAINING and before is not None:
+            compared = f"before the training it was {log_lines.number(before.foreground_dice)}"
+        log.info("   source task: mean Dice %s (%s)", log_lines.number(record.foreground_dice), compared)
+        dice = {kind: list(values) for kind, values in record.dice.items()}
+        self._event("source_task", epoch=epoch, foreground_dice=record.foreground_dice, **dice)
         self.write_metrics()
 
     def stopped_early(self, epoch: int, stopping: StoppingState, minimum_change: float) -> None:

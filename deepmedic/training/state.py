@@ -68,6 +68,8 @@ class TrainingState:
     """Its epochs are counted from the start of the phase."""
     stopping: StoppingState = field(default_factory=early_stopping.initial_state)
     """Of the phase."""
+    forgot: bool = False
+    """Whether the training was ended because too much of the source task was lost."""
     best: dict[str, Any] | None = None
     """Mean foreground Dice, epoch and save index of the best checkpoint."""
     save_index: int = 0

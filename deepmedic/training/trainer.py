@@ -25,6 +25,7 @@ from deepmedic.model.network import DeepMedicNet
 from deepmedic.training import early_stopping, network_weights, phases
 from deepmedic.training.averaging import WeightAverage
 from deepmedic.training.divergence import DivergenceGuard, Step
+from deepmedic.training.forgetting import ForgettingGuard
 from deepmedic.training.history import Role, VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.learning import begin_phase
@@ -90,6 +91,8 @@ class TrainerParts:
     """The weights that the phase began with, where it may be undone."""
     make_room: Callable[[Role], bool] = lambda role: False
     """Gives up what is resident beyond what a sub-epoch of that role draws from; returns whether there was any."""
+    guard: ForgettingGuard | None = None
+    """Scores the source task."""
 
 
 class Trainer:
@@ -125,6 +128,8 @@ class Trainer:
                 if save_first:
                     self._save()
                 self._announce_phase()
+                if self.parts.guard is not None:
+                    self.parts.guard.begin()
                 while not phases.is_finished(self.session, self.state):
                     if phases.is_over(self.session, self.state):
                         self._next_phase()
@@ -277,16 +282,24 @@ class Trainer:
         return confusion_counts(most_probable(logits, dim=1), labels, self.network.architecture.classes)
 
     def _validate_volumes(self) -> None:
-        epoch = self.state.position.epoch
-        due = (epoch + 1) % self.config.epochs_between_volume_validation == 0
-        if self.parts.validate_volumes is None or not due:
+        """Segment the validation cases after an epoch, and score the source task, as far as they are due."""
+        epoch, guard = self.state.position.epoch, self.parts.guard
+        validate = self.parts.validate_volumes
+        if (epoch + 1) % self.config.epochs_between_volume_validation != 0:
+            validate = None
+        if guard is not None and not guard.is_due(epoch):
+            guard = None
+        if validate is None and guard is None:
             return
-        started = time.monotonic()
         self._save()
         self.network.eval()
         with self._averaged():
-            record = self.parts.validate_volumes(self.network, epoch)
-        self.parts.recorder.volumes_finished(epoch, record, time.monotonic() - started)
+            if validate is not None:
+                started = time.monotonic()
+                record = validate(self.network, epoch)
+                self.parts.recorder.volumes_finished(epoch, record, time.monotonic() - started)
+            if guard is not None:
+                self.state.forgot = guard.after_epoch(self.network, epoch)
 
     def _watch_validation(self) -> None:
         """Let the results of validation decide on learning rate, best checkpoint and early stopping."""

@@ -12,7 +12,7 @@ from copy import deepcopy
 import pytest
 import torch
 
-from deepmedic import checkpoints
+from deepmedic import checkpoints, cli
 from deepmedic.model import parameters
 from deepmedic.plots.history_files import read_history
 from deepmedic.training.optimisers import Optimiser
@@ -198,6 +198,36 @@ def test_history_names_the_phase_of_every_row_and_plots_draw_its_border(study, t
     assert list(rows[0])[-1] == "phase"
     for path in (study.out / "logs" / "first.metrics.csv", study.newest()):
         assert read_history(path).phase_borders() == [(2, "B")]
+
+
+def test_plot_says_how_the_validation_changed_in_each_later_phase(study, capsys, train):
+    phases = [A, {**B, "numberOfEpochs": 1}, {"name": "C", "numberOfEpochs": 1}]
+    training = train(phase=phases, learningRate=0.01, validate=True)["training"]
+    dice = {epoch: foreground for epoch, _, foreground in training["history"]["volumes"]}
+    printed = plot(study, capsys)
+    for name, before, after in (("B", 1, 2), ("C", 2, 3)):
+        change = f"{name}: {dice[before]:.4f} -> {dice[after]:.4f} ({dice[after] - dice[before]:+.4f})"
+        assert f"Session first: validation Dice before and at the end of phase {change}\n" in printed
+
+
+def test_plot_of_a_session_validated_on_samples_takes_the_mean_over_classes(study, capsys, train):
+    train(phase=[A, {**B, "numberOfEpochs": 1}], **ON_SAMPLES)
+    rows = list(csv.DictReader(io.StringIO(study.metrics)))
+    dice = {
+        (row["epoch"], row["class"]): float(row["dice"])
+        for row in rows
+        if row["role"] == "validation" and not row["subepoch"] and row["dice"]
+    }
+    before, after = ((dice[epoch, "1"] + dice[epoch, "2"]) / 2 for epoch in "12")
+    assert f"of phase B: {before:.4f} -> {after:.4f}" in plot(study, capsys)
+
+
+def plot(study, capsys) -> str:
+    """Draw the curves of the session, and return what the command printed."""
+    capsys.readouterr()
+    assert cli.main(["-plot", str(study.newest()), "-output", str(study.folder / "curves.png"), "-detailed"]) == 0
+    assert (study.folder / "curves.png").stat().st_size > 0
+    return capsys.readouterr().out
 
 
 def test_without_phases_the_history_has_no_such_column(study, train):
