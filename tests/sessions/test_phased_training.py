@@ -211,7 +211,7 @@ def test_plot_says_how_the_validation_changed_in_each_later_phase(study, capsys,
 
 
 def test_plot_of_a_session_validated_on_samples_takes_the_mean_over_classes(study, capsys, train):
-    train(phase=[A, {**B, "numberOfEpochs": 1}], **ON_SAMPLES)
+    train(phase=[A, {**B, "numberOfEpochs": 1}], learningRate=0.05, typeOfSamplingForVal=3, **ON_SAMPLES)
     rows = list(csv.DictReader(io.StringIO(study.metrics)))
     dice = {
         (row["epoch"], row["class"]): float(row["dice"])
