@@ -59,6 +59,7 @@ def explain(word: str) -> str:
     wanted = word.strip().lower()
     entries = list(_entries())
     exact = [entry for entry in entries if wanted in (entry.name.lower(), entry.key.name.lower())]
+    exact.sort(key=lambda entry: entry.name.lower() != wanted)  # keys of the file before those inside tables
     named = [entry for entry in entries if wanted and wanted in entry.name.lower()]
     meant = [entry for entry in entries if wanted and wanted in entry.key.option.doc.lower() and entry not in named]
     found = exact or [*named, *meant]
