@@ -9,7 +9,7 @@ The command line is `deepmedic -h`. From Python:
     result.save("segmentation.nii.gz")
 
 Everything listed in `__all__` is imported when it is first used: `import deepmedic` alone imports neither torch nor
-numpy. See `deepmedic.api` and `deepmedic.api_transfer` for what each function takes and gives.
+numpy. See `deepmedic.api`, `deepmedic.api_training`, `deepmedic.api_transfer` for what each function takes and gives.
 """
 
 from __future__ import annotations
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from deepmedic.api import segment as segment
     from deepmedic.api import train as train
     from deepmedic.api_analysis import analyse_model_and_data as analyse_model_and_data
+    from deepmedic.api_training import PhasedTrainingResult as PhasedTrainingResult
+    from deepmedic.api_training import dual_phase_model_training as dual_phase_model_training
+    from deepmedic.api_training import mono_phase_model_training as mono_phase_model_training
     from deepmedic.api_transfer import adapt_model as adapt_model
     from deepmedic.api_transfer import transfer_parameters as transfer_parameters
     from deepmedic.config.model import ModelConfig as ModelConfig
@@ -44,6 +47,7 @@ _HOMES = {
     "DeepMedicError": "deepmedic.errors",
     "DeepMedicNet": "deepmedic.model.network",
     "ModelConfig": "deepmedic.config.model",
+    "PhasedTrainingResult": "deepmedic.api_training",
     "SavedModel": "deepmedic.model.saved",
     "Segmentation": "deepmedic.sessions.single_case",
     "TrainConfig": "deepmedic.config.training",
@@ -52,7 +56,9 @@ _HOMES = {
     "adapt_model": "deepmedic.api_transfer",
     "analyse_model_and_data": "deepmedic.api_analysis",
     "build_network": "deepmedic.api",
+    "dual_phase_model_training": "deepmedic.api_training",
     "load_model": "deepmedic.api",
+    "mono_phase_model_training": "deepmedic.api_training",
     "new_model": "deepmedic.api",
     "save_model": "deepmedic.api",
     "segment": "deepmedic.api",
@@ -66,6 +72,7 @@ __all__ = [
     "DeepMedicError",
     "DeepMedicNet",
     "ModelConfig",
+    "PhasedTrainingResult",
     "SavedModel",
     "Segmentation",
     "TrainConfig",
@@ -75,7 +82,9 @@ __all__ = [
     "adapt_model",
     "analyse_model_and_data",
     "build_network",
+    "dual_phase_model_training",
     "load_model",
+    "mono_phase_model_training",
     "new_model",
     "save_model",
     "segment",

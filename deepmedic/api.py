@@ -50,6 +50,7 @@ __all__ = [
 ]
 
 Tiling = Literal["segments", "auto"]
+_SHARES_TOLERANCE = 1e-6
 
 # Models -------------------------------------------------------------------------------------------------------------
 
@@ -229,6 +230,7 @@ def train(
     reset_optimizer: bool = False,
     overwrite: bool = False,
     device: str = "auto",
+    split: Sequence[float] | str | Path | None = None,
 ) -> TrainingResult:
     """Start a training session, or go on with it: the same arguments again continue where it stopped.
 
@@ -243,6 +245,7 @@ def train(
         reset_optimizer: keep the weights of a trained model and start optimisation anew.
         overwrite: start anew although the session's folder holds another training.
         device: as `-dev`: "auto", "cpu", "cuda", "cuda1", ...
+        split: as `-split`: shares of the subjects for training, validation and maybe test, or a stored split.
 
     Example:
         >>> result = deepmedic.train("configs/tiny/train.cfg", deepmedic.new_model("configs/tiny/model.cfg", seed=1))
@@ -257,7 +260,8 @@ def train(
     model_config, weights = _start_of(model)
     session = config
     if not isinstance(session, TrainConfig):
-        session = load_train_config(Path(session), model=model_config)
+        session = load_train_config(Path(session), model=model_config, split_by="-split" if split else None)
+    shares = _shares(split)
     paths = SessionPaths(session.folder_for_output, session.session_name)
     if isinstance(model, SavedModel):
         weights = _saved_once(model, paths.new_models)
@@ -267,6 +271,7 @@ def train(
         seed=seed,
         reset_optimizer=reset_optimizer,
         overwrite=overwrite,
+        split=shares,
         given=("-resetOptimizer",) if reset_optimizer else (),
     )
     try:
@@ -286,12 +291,24 @@ def train(
     )
 
 
-# Transfer is in `deepmedic.api_transfer`. Mono- and dual-phase training and analyses belong into a module of their own
-# beside it; each function needs its line in `deepmedic/__init__.py`.
+# Transfer is in `deepmedic.api_transfer`, mono- and dual-phase training in `deepmedic.api_training`. Analyses belong
+# into a module of their own beside them; each function needs its line in `deepmedic/__init__.py`.
 
 
 def _model_config(config: str | Path | ModelConfig) -> ModelConfig:
     return config if isinstance(config, ModelConfig) else load_model_config(Path(config))
+
+
+def _shares(split: Sequence[float] | str | Path | None) -> tuple[float, ...] | Path | None:
+    if split is None or isinstance(split, str | Path):
+        return None if split is None else Path(split)
+    shares = tuple(map(float, split))
+    if not 2 <= len(shares) <= 3 or min(shares) <= 0 or abs(sum(shares) - 1) > _SHARES_TOLERANCE:
+        raise ConfigError(
+            f"split = {shares}: give the shares of training, validation and, if some cases are to be held out, test; "
+            "they are above 0 and sum to 1. Or name a stored split."
+        )
+    return shares
 
 
 def _start_of(model: SavedModel | ModelConfig | str | Path | None) -> tuple[ModelConfig | None, Path | None]:

@@ -35,7 +35,7 @@ RANKS = {
     4: ("training",),
     5: ("transfer", "plots", "analysis"),
     6: ("sessions",),
-    7: ("cli", "api", "api_transfer", "api_analysis", "deepmedic"),
+    7: ("cli", "api", "api_training", "api_transfer", "api_analysis", "deepmedic"),
 }
 """Top-level modules and packages; "deepmedic" is the package's own `__init__`."""
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
