@@ -226,7 +226,7 @@ def test_checking_writes_nothing(place, segment, tmp_path):
         (["-images", "SCANS", "SCANS", "-output", "new"], 2, "is a folder; give one folder of cases, or the images of"),
         (["-images", "SCANS"], 2, "-segment needs -output too: -segment MODEL -images NAME=scan.nii.gz ... -output"),
         (["-output", "seg.nii"], 2, "-segment needs -images too"),
-        (["-images", "SCANS", "-output", "new", "-model", "x"], 2, "-model only has a meaning with -train or -test"),
+        (["-images", "SCANS", "-output", "new", "-model", "x"], 2, "-model only has a meaning with -train, -test"),
     ],
     ids=["no-file", "positional", "no-image", "image-for-folder", "inside", "two-folders", "output", "images", "model"],
 )
