@@ -28,6 +28,8 @@ REMAINING_SHARE = 0.25
 """Of the probes' gain that is expected to remain after training; see `Recommendation.predicted_gain`."""
 _HEAD_SHARE = 0.25
 """Of the epochs, for training the new layers alone."""
+_FURTHEST = 10
+"""Times the number of cases up to which a learning curve is believed."""
 _GOOD_AS_IT_IS = 0.7
 """Of the best probe's Dice that the model's own predictions must reach for its classification layer to be kept."""
 
@@ -157,9 +159,11 @@ def describe_cases(curve: LearningCurve) -> str:
             f"{last.cases} cases to learn from seem enough for a probe: twice as many would raise its Dice by about "
             f"{gain:.3f}, less than {curve.smallest_gain:g}"
         )
+    far = needed > _FURTHEST * last.cases
+    number = f"many more, above {_FURTHEST * last.cases}," if far else f"about {needed}"
     return (
         f"not enough cases: with {last.cases} to learn from the curve still rises, by about {gain:.3f} of Dice for "
-        f"twice as many; about {needed} would be needed until that is less than {curve.smallest_gain:g}"
+        f"twice as many; {number} would be needed until that is less than {curve.smallest_gain:g}"
     )
 
 

@@ -44,13 +44,12 @@ def layer_line(comparison: LayerComparison) -> str:
     return "  ".join(cells)
 
 
-def model_text(analysis: ModelAnalysis) -> str:
-    """All that is known of one model, in a page."""
-    lines = [
-        f"MODEL {analysis.candidate.name}",
-        "",
-        "How its layers do on the new cases (pretrained / random weights):",
-    ]
+def model_text(analysis: ModelAnalysis, compatibility: Sequence[str] = ()) -> str:
+    """All that is known of one model, in a page; with sentences on how it fits the new model."""
+    lines = [f"MODEL {analysis.candidate.name}", ""]
+    if compatibility:
+        lines += ["What a new model could receive:", *(line for text in compatibility for line in _wrapped(text)), ""]
+    lines.append("How its layers do on the new cases (pretrained / random weights):")
     lines += [_HEAD, *(layer_line(comparison) for comparison in analysis.layers), ""]
     lines += [*_shift_lines(analysis), "", *_curve_lines(analysis), "", *_advice_lines(analysis)]
     return "\n".join(lines)

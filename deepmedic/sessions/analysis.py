@@ -84,7 +84,8 @@ class AnalysisResult:
     def to_text(self) -> str:
         """The whole analysis in words and tables."""
         parts = [data_text(self.data.to_plain()), ranking_text(self.models, self.unfit)]
-        parts += [model_text(analysis) for analysis in self.models]
+        for analysis, found in zip(self.models, self.found, strict=True):
+            parts.append(model_text(analysis, [f"{found.report.summary()}.", *found.report.notes]))
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def to_plain(self) -> dict[str, Any]:
@@ -215,7 +216,15 @@ def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
                 "2 subjects, for what is learnt from some is tested on others. List more cases."
             )
     if not own.problems:
-        plan.notes += compare_with_training(data, found.candidate.source)
+        plan.notes += _differences(data, found)
+
+
+def _differences(data: DataSet, found: FoundModel) -> list[str]:
+    """How the new cases differ from those of training; other axes are no hindrance, for training goes on."""
+    try:
+        return compare_with_training(data, found.candidate.source)
+    except DataError as problem:
+        return [f"{found.name}: {problem} It is analysed as it is."]
 
 
 def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis], DataSummary]:

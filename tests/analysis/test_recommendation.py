@@ -132,5 +132,7 @@ def test_the_learning_curve_in_words() -> None:
     assert "4 cases to learn from seem enough" in describe_cases(CURVE)
     steep = LearningCurve((CurvePoint(2, Interval(0.4, 0.3, 0.5)), CurvePoint(4, Interval(0.6, 0.5, 0.7))), 0.02)
     assert describe_cases(steep).startswith("not enough cases: with 4 to learn from the curve still rises")
+    slow = LearningCurve((CurvePoint(2, Interval(0.4, 0.3, 0.5)), CurvePoint(4, Interval(0.45, 0.4, 0.5))), 0.001)
+    assert "many more, above 40, would be needed until that is less than 0.001" in describe_cases(slow)
     single = LearningCurve((CurvePoint(1, Interval(0.4, -math.inf, math.inf)),), 0.02)
     assert "list at least 3 labelled cases" in describe_cases(single)

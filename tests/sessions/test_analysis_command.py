@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 from study import SIZE, Study
@@ -98,7 +99,9 @@ class TestAdvice:
         assert content["data"]["cases"] == 4
         folder = taught.out / "analyses" / "analysis"
         assert {"analysis.txt", "advised.train.cfg", "start.save", "layers.png"} <= {p.name for p in folder.iterdir()}
-        assert "ADVICE: TRANSFER" in (folder / "analysis.txt").read_text()
+        text = (folder / "analysis.txt").read_text()
+        assert "ADVICE: TRANSFER" in text
+        assert "(100.0%) of model net come from model net." in text
 
     def test_labels_that_have_nothing_to_do_with_the_images_are_called_do_not_transfer(self, taught, analyse) -> None:
         generator = np.random.default_rng(7)
@@ -246,6 +249,16 @@ class TestRepetition:
         assert outcome.code == 0
         assert "The memory budget allows" in outcome.err
         assert "instead of 24 voxels per class of each case" in outcome.err
+
+    def test_axes_that_run_elsewhere_are_noted(self, taught, analyse) -> None:
+        for case in range(4):
+            for kind in ("t1", "t2", "labels", "roi"):
+                voxels = np.asanyarray(nib.load(taught.image(case, kind)).dataobj)
+                taught.write_image(case, kind, voxels, np.diag([-1.0, 1.0, 1.2, 1.0]))
+        analyse()
+        log = (taught.out / "logs" / "analysis.analysis.txt").read_text()
+        assert "the axes of this image run LAS, those of the training images ran RAS" in log
+        assert "It is analysed as it is." in log
 
 
 class TestRefusals:
