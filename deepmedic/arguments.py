@@ -86,6 +86,7 @@ OPTIONS = (
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
     CommandOption("-movingAverage", "moving_average", "With -plot: smooth over so many subepochs.", "N"),
+    CommandOption("-report", "report", "Make the report of finished sessions (again).", "SESSION..."),
     CommandOption("-resetOptimizer", "reset_optimizer", "With -train: keep the weights, start optimisation anew."),
     CommandOption("-resetopt", "reset_optimizer", "The same as -resetOptimizer."),
     CommandOption(
@@ -101,7 +102,8 @@ OPTIONS = (
     CommandOption(
         "-output",
         "output",
-        "The file (-newConfigs: folder) to write, with -check (JSON), -adapt, -convert, -strip, -plot and -segment.",
+        "The file (-newConfigs: folder) to write, with -check (JSON), -inspect (SVG), -adapt, -convert, -strip, -plot, "
+        "-report and -segment.",
         "FILE",
     ),
     CommandOption("-part", "part", "With -test: only the i-th of n parts of the cases, for array jobs.", "i/n"),
@@ -113,11 +115,11 @@ OPTIONS = (
 )
 _SHARES_TOLERANCE = 1e-6
 _LOWEST = {"seed": 0, "plot_classes": 0}
-_WITH_OUTPUT = "-check, -newConfigs, -adapt, -convert, -strip, -plot or -segment"
+_WITH_OUTPUT = "-check, -inspect, -newConfigs, -adapt, -convert, -strip, -plot, -report or -segment"
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
-    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "new_configs", "analyse"),
+    *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "report", "new_configs", "analyse"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -157,6 +159,7 @@ class Arguments:
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
+    report: tuple[Path, ...] = ()
     reset_optimizer: bool = False
     split: tuple[float, ...] | Path | None = None
     """Shares of training, validation and maybe test, which sum to 1; or a stored split."""
@@ -176,6 +179,8 @@ class Arguments:
     help: bool = False
     given: tuple[str, ...] = field(default=())
     """The options as they were written, in order."""
+    words: tuple[str, ...] = field(default=())
+    """Everything as it was written."""
 
 
 def parse(words: Sequence[str]) -> Arguments:
@@ -198,7 +203,7 @@ def parse(words: Sequence[str]) -> Arguments:
         values = _values(option, words[position:])
         position += len(values)
         setattr(arguments, option.attribute, _convert(option, values) if option.metavar else True)
-    arguments.given = tuple(given)
+    arguments.given, arguments.words = tuple(given), tuple(words)
     arguments.model = next(iter(arguments.models), None)
     if not arguments.help:
         _refuse_contradictions(arguments)
@@ -360,8 +365,6 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     if reset and arguments.new_model:
         raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
     running = session or bool(arguments.new_model or arguments.segment)
-    derived = arguments.adapt or arguments.convert or arguments.strip
-    writing = bool(derived or arguments.plot or arguments.segment)
     analysing = bool(arguments.analyse)
     rules = (
         (session or analysing, ("-model",), "-train, -test or -analyse"),
@@ -376,7 +379,7 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         (bool(arguments.train), ("-split",), "-train"),
         (bool(arguments.test), ("-part",), "-test"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
-        (arguments.check or writing or bool(arguments.new_configs), ("-output",), _WITH_OUTPUT),
+        (_writes_a_file(arguments), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),
         (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-grow"), "-pretrained"),
         (bool(arguments.adapt), ("-classes", "-channels", "-classFrequencies"), "-adapt"),
@@ -386,3 +389,9 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         misplaced = [name for name in names if name in given]
         if misplaced and not allowed:
             raise CommandLineError(f"{misplaced[0]} only has a meaning with {partner}.")
+
+
+def _writes_a_file(arguments: Arguments) -> bool:
+    """Whether the command writes one file that -output may name."""
+    attributes = (*("check", "inspect", "new_configs", "segment", "adapt", "convert", "strip"), "plot", "report")
+    return any(getattr(arguments, name) for name in attributes)

@@ -85,6 +85,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _self_test
     if arguments.plot:
         return _plot
+    if arguments.report:
+        return _report
     if arguments.segment:
         return _segment
     if arguments.adapt or arguments.convert or arguments.strip:
@@ -152,6 +154,14 @@ def _new_configs(arguments: Arguments) -> int:
     from deepmedic.sessions import new_configs
 
     return new_configs.run(arguments)
+
+
+def _report(arguments: Arguments) -> int:
+    from deepmedic.sessions import reporting
+
+    for path in reporting.make_again(arguments.report, arguments.output):
+        sys.stdout.write(f"Report: {path}\nNext: open it in a browser; it needs no network.\n")
+    return 0
 
 
 def _derive(arguments: Arguments) -> int:

@@ -143,6 +143,9 @@ def show(output: Path, test: str | None, training: str | None) -> bool:
     print(f"Table:        {results / 'metrics.csv'}")
     print(f"Segmentation: {results / 'predictions' / f'{TEST_CASE}_Segm.nii.gz'}")
     print(f"Picture:      {picture}")
+    report = output / "reports" / f"{results.name}.html"
+    if report.is_file():
+        print(f"Report:       {report} (open it in a browser)")
     return not missed
 
 

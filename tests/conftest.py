@@ -3,9 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
+import pytest
 from hypothesis import settings
+
+sys.path.insert(0, str(Path(__file__).parent / "report"))
+
+from headless_browser import find_browser
 
 settings.register_profile("same every time", derandomize=True, deadline=None)
 settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say so when tests were not run for want of a browser, which is no package that could be required."""
+    if find_browser() is None:
+        terminalreporter.write_line(
+            "NOT RUN: the tests of the report in a browser, since no Chromium was found. Install it "
+            "(Debian/Ubuntu: apt-get install chromium) or name one: BROWSER_FOR_TESTS=/path/to/chrome.",
+            yellow=True,
+        )

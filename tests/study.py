@@ -46,6 +46,7 @@ TRAIN: dict[str, Any] = {
     "numberTrainingSegmentsLoadedOnGpuPerSubep": 8,
     "batchsize_train": 4,
     "norm_zscore_prms": {"apply_to_all_channels": True},
+    "report": False,
 }
 VALIDATION: dict[str, Any] = {
     "channelsValidation": ["lists/val_t1.cfg", "lists/val_t2.cfg"],
@@ -65,6 +66,7 @@ TEST: dict[str, Any] = {
     "roiMasks": "lists/val_roi.cfg",
     "namesForPredictionsPerCase": "lists/val_names.cfg",
     "norm_zscore_prms": {"apply_to_all_channels": True},
+    "report": False,
 }
 
 

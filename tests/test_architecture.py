@@ -33,7 +33,7 @@ RANKS = {
     2: ("data", "model"),
     3: ("inference", "planning"),
     4: ("training",),
-    5: ("transfer", "plots", "analysis"),
+    5: ("transfer", "plots", "analysis", "report"),
     6: ("sessions",),
     7: ("cli", "api", "api_training", "api_transfer", "api_analysis", "deepmedic"),
 }

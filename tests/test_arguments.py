@@ -98,7 +98,8 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-train t -json", "-json only has a meaning with -inspect."),
         (
             "-train t -output f",
-            "-output only has a meaning with -check, -newConfigs, -adapt, -convert, -strip, -plot or -segment.",
+            "-output only has a meaning with -check, -inspect, -newConfigs, -adapt, -convert, -strip, -plot, -report "
+            "or -segment.",
         ),
         ("-adapt a.save", "-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both."),
         ("-adapt a.save -classes", "-classes needs a value: -classes NAME..."),

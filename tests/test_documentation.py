@@ -122,7 +122,19 @@ def module_map() -> str:
         return first.removesuffix(".").replace("|", "\\|")
 
     lines: list[str] = []
-    top = ["", "config", "data", "model", "inference", "training", "transfer", "analysis", "plots", "sessions"]
+    top = [
+        "",
+        "config",
+        "data",
+        "model",
+        "inference",
+        "training",
+        "transfer",
+        "analysis",
+        "plots",
+        "report",
+        "sessions",
+    ]
     found = sorted({str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")} - {"."})
     for name in [*(name for name in top if not name or name in found), *(name for name in found if name not in top)]:
         folder = PACKAGE / name

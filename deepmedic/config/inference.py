@@ -9,7 +9,7 @@ from typing import Literal
 from deepmedic.config.options import option, section
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
-from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
+from deepmedic.config.sections import REPORT_DOC, DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 
 
@@ -62,6 +62,7 @@ class TestConfig:
         "chooses tiles for speed, which may change voxels next to tile borders slightly.",
     )
     prediction: PredictionConfig = section(PredictionConfig)
+    report: bool = option("report", True, origin="new", doc=REPORT_DOC)
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)
     execution: ExecutionConfig = section(ExecutionConfig)
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)

@@ -8,6 +8,11 @@ from typing import Literal
 
 from deepmedic.config.options import option
 
+REPORT_DOC = (
+    "Whether reports/<session>.html is written at the end: one page for any browser with curves, metrics and a viewer "
+    "of the segmented cases. It needs the extra report; without that, or when it fails, the session goes on without it."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:

@@ -22,7 +22,7 @@ from deepmedic.config.optimisation import (
 from deepmedic.config.options import option, section
 from deepmedic.config.phases import PhaseConfig, RecipeConfig
 from deepmedic.config.refinements import EarlyStoppingConfig, RefinementConfig
-from deepmedic.config.sections import DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
+from deepmedic.config.sections import REPORT_DOC, DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 from deepmedic.config.source_task import SourceTaskConfig
 
@@ -224,7 +224,7 @@ class TrainConfig:
         doc="A guard against forgetting: validation cases of the task that the model knew before, which are segmented "
         "as a whole and scored before and during the training of another task.",
     )
-
+    report: bool = option("report", True, origin="new", doc=REPORT_DOC)
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)
     execution: ExecutionConfig = section(ExecutionConfig)
     keep_last_checkpoints: int = option(

@@ -5,25 +5,32 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 import numpy as np
 
 from deepmedic.arguments import Arguments
 from deepmedic.config.load import load_model_config
-from deepmedic.errors import ModelError
-from deepmedic.files import write_atomically
+from deepmedic.errors import CommandLineError, ModelError
+from deepmedic.files import write_atomically, write_text_atomically
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.report import architecture_svg, architecture_text
+from deepmedic.report.content import Model
 from deepmedic.sessions.dispatch import is_model_config
+from deepmedic.sessions.model_drawing import describe_model
 from deepmedic.sessions.weights import read_model
 
 
 def inspect(arguments: Arguments) -> str:
-    """Return the text (or with `-json` the JSON) of `-inspect X`; writes parameters if `-exportParameters` is given.
+    """Return the text (or with `-json` the JSON) of `-inspect X`.
+
+    Writes parameters if `-exportParameters` is given, and the drawing of the architecture if `-output` is.
 
     Raises:
+        CommandLineError: `-output` with another ending than .svg.
         ModelError: the file is missing, damaged or foreign.
         ConfigError: a model `.cfg` with mistakes.
     """
@@ -38,7 +45,25 @@ def inspect(arguments: Arguments) -> str:
     if arguments.export_parameters is not None:
         export_parameters(network, arguments.export_parameters)
     findings = describe(model, network, source, sha256)
-    return json.dumps(findings, indent=2) if arguments.json else _text(findings)
+    drawn = describe_model(model.config)
+    if arguments.output is not None:
+        save_drawing(drawn, arguments.output)
+    if arguments.json:
+        return json.dumps(findings, indent=2)
+    written = [f"drawing: {arguments.output}"] if arguments.output is not None else []
+    return "\n".join([_text(findings), "architecture:", indent(architecture_text.draw(drawn), "  "), *written])
+
+
+def save_drawing(model: Model, path: Path) -> None:
+    """Write the drawing of an architecture as an SVG file.
+
+    Raises:
+        CommandLineError: the path does not end in .svg.
+        ResourceError: it cannot be written.
+    """
+    if path.suffix.lower() != ".svg":
+        raise CommandLineError(f"-output {path}: -inspect draws the architecture there; the name must end in .svg.")
+    write_text_atomically(path, architecture_svg.draw(model, standalone=True) + "\n")
 
 
 def export_parameters(network: DeepMedicNet, path: Path) -> None:
@@ -97,10 +122,6 @@ def _text(findings: dict[str, Any]) -> str:
     lines = [f"{key}: {_shown(value)}" for key, value in findings.items() if key not in ("layers", "training")]
     lines += ["training:"]
     lines += [f"  {key}: {_shown(value)}" for key, value in (findings["training"] or {"state": "none"}).items()]
-    rows = [{key: _shown(value) for key, value in row.items()} for row in findings["layers"]]
-    widths = {key: max(len(key), *(len(row[key]) for row in rows)) for key in rows[0]}
-    lines += ["layers:", "  " + "  ".join(key.ljust(width) for key, width in widths.items()).rstrip()]
-    lines += ["  " + "  ".join(row[key].ljust(width) for key, width in widths.items()).rstrip() for row in rows]
     return "\n".join(lines)
 
 

@@ -53,5 +53,10 @@ class SessionPaths:
         return self.folder / "logs" / f"{self.session}.analysis.txt"
 
     @property
+    def report(self) -> Path:
+        """Images of many cases lie beside it, in `reports/<session>_files/`."""
+        return self.folder / "reports" / f"{self.session}.html"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard" / self.session

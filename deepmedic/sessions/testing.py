@@ -51,6 +51,8 @@ from deepmedic.sessions.model_use import (
     compare_with_training,
 )
 from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.reporting import after_session
+from deepmedic.sessions.session_record import record_inference
 from deepmedic.training.interruption import Interrupted, Interruption
 
 log = logging.getLogger(__name__)
@@ -226,6 +228,8 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         inference = inference_settings(plan)
         target = saving(plan, inference)
         _describe_bids(plan, target.files)
+        if plan.in_a_session:
+            record_inference(plan)
         options = SegmentationOptions(
             inference=inference,
             refinement=config.prediction,
@@ -307,6 +311,7 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
         log.info("Metrics: %s", plan.paths.predictions / f"{stem}.csv")
         log.info("A table for a paper (Markdown, LaTeX): %s", plan.paths.predictions / f"{stem}.md")
     log.info("Results: %s", plan.results)
+    after_session(plan.paths, plan.config.report and plan.in_a_session)
     if plan.config.output.save_segmentation:
         _advise_viewers(plan)
 

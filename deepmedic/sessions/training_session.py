@@ -20,6 +20,8 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
+from deepmedic.sessions.reporting import after_session
+from deepmedic.sessions.session_record import record_training
 from deepmedic.sessions.source_task import SourceTaskScorer
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
@@ -45,6 +47,7 @@ class TrainingSession:
         self.beginning = plan.beginning
         self.interruption = Interruption()
         self._log_beginning()
+        record_training(plan)
         for folder in (plan.paths.log.parent, plan.paths.new_models):
             remove_stale_temporaries(folder)
         budgets = plan.budgets
@@ -114,6 +117,7 @@ class TrainingSession:
         if split is not None:
             log.info("Split: %s (%s)", split.path, split.counted())
             test = str(split.test_config) if split.has_test else test
+        after_session(paths, self.config.report)
         log.info("Next: segment scans with this model:\n  deepmedic -test %s -model %s", test, paths.models)
         return exit_code_of(state)
 

@@ -56,7 +56,19 @@ def test_text_has_a_line_per_layer(run, trained):
     assert outcome.code == 0
     assert "receptiveField: 5x5x5" in outcome.out
     assert '  position: {"epoch": 1,' in outcome.out
-    assert "  normal       2      3x3x3   4" in outcome.out
+    assert "|     2  conv 3x3x3  3 -> 4  5x5x5" in outcome.out
+    assert "concatenated: 4 + 4 = 8 channels, 5x5x5" in outcome.out
+
+
+def test_the_drawing_is_written_as_svg(study, run, tmp_path):
+    path = tmp_path / "new" / "net.svg"
+    outcome = run("-inspect", study.folder / "model.cfg", "-output", path)
+    assert outcome.code == 0
+    assert f"drawing: {path}" in outcome.out
+    assert path.read_text().startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    refused = run("-inspect", study.folder / "model.cfg", "-output", tmp_path / "net.png")
+    assert (refused.code, (tmp_path / "net.png").exists()) == (2, False)
+    assert "must end in .svg" in refused.err
 
 
 def test_parameters_are_written_by_canonical_name(study, run, trained, tmp_path):

@@ -50,7 +50,7 @@ class TestConfigs:
         study.train(numberOfEpochs=0, learningRate=-1, numberOfEpochz=3)
         message = refused(3, *train_command)
         assert "5 problems were found; nothing was started" in message
-        for place in ("model.cfg:3:", "model.cfg:14:", "train.cfg:6:", "train.cfg:11:", "train.cfg:12:"):
+        for place in ("model.cfg:3:", "model.cfg:14:", "train.cfg:6:", "train.cfg:12:", "train.cfg:13:"):
             assert f"{study.folder}/{place}" in message
         assert "numberOfEpochs" in message.split("numberOfEpochz", 1)[1]
 

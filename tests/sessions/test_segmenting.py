@@ -138,10 +138,12 @@ def test_a_folder_of_cases(place, segment, tmp_path):
     code, out, err = segment("-images", place / "scans", "-roi", "mask", "-output", "results")
     assert (code, err) == (0, "")
     assert {path.name for path in (tmp_path / "results").iterdir()} == {
-        *("case1_Segm.nii.gz", "case2_Segm.nii.gz", "case1.json", "case2.json", "logs"),
+        *("case1_Segm.nii.gz", "case2_Segm.nii.gz", "case1.json", "case2.json", "logs", "reports"),
         *("labels_itksnap.txt", "labels_fsleyes.lut"),
     }
     assert "case2: T1 = t1.nii.gz, FLAIR = flair.nii.gz, ROI = mask.nii.gz" in out
+    report = (tmp_path / "results/reports/segment.html").read_text()
+    assert report.count('"prediction":"') == 2
     log = (tmp_path / "results/logs/segment.txt").read_text()
     assert "2 cases segmented, 0 kept from before" in log
     (tmp_path / "results/case1_Segm.nii.gz").unlink()

@@ -1,0 +1,1 @@
+"""The report of a session: one page that opens from disk in any browser, and drawings of architectures."""

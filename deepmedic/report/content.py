@@ -1,0 +1,104 @@
+"""What a report shows, gathered before anything is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from deepmedic.config.architecture import Architecture
+from deepmedic.data.cases import ImageRef
+
+
+@dataclass(frozen=True)
+class Line:
+    """One curve of a chart; undefined values are nan."""
+
+    name: str
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+    dashed: bool = False
+    colour: int = 0
+    """Index of its colour; curves of one class have the same."""
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over the epochs of a training."""
+
+    title: str
+    lines: tuple[Line, ...]
+    unit_range: bool = False
+    """The values lie between 0 and 1, as Dice does."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of plain values under named columns; numbers are sorted as numbers, nan last."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Any, ...], ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and values under a heading; a value may be a mapping itself."""
+
+    title: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CaseImages:
+    """The files of one case that its viewer shows."""
+
+    name: str
+    channels: tuple[ImageRef | None, ...] = ()
+    labels: ImageRef | None = None
+    segmentation: ImageRef | None = None
+    probabilities: Mapping[int, ImageRef] = field(default_factory=dict)
+    """By class."""
+    score: float | None = None
+    """Mean Dice over the classes that labels or prediction have; None: not scored."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model of a session."""
+
+    architecture: Architecture
+    segments: Mapping[str, tuple[int, int, int]]
+    """What for (train, inference, ...) -> size of the segments, voxels."""
+    class_names: tuple[str, ...]
+    """The background included."""
+    channel_names: tuple[str, ...]
+    memory: Table | None = None
+    """What a segment of each size needs."""
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """Everything on the page of one session."""
+
+    session: str
+    kind: Literal["training", "inference"]
+    facts: tuple[Facts, ...] = ()
+    warnings: tuple[str, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    summary: Table | None = None
+    """Metrics over all cases."""
+    metrics: Table | None = None
+    """Metrics per case and class."""
+    cases: tuple[CaseImages, ...] = ()
+    """Worst first."""
+    model: Model | None = None
+    transfer: Table | None = None
+    transfer_note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    headline: Mapping[str, str] = field(default_factory=dict)
+    """A few numbers for the top of the page."""
+    notes: tuple[str, ...] = ()
+    """What the report could not find."""
+    origin: Path | None = None
+    """The output folder of the session."""

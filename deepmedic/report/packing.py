@@ -1,0 +1,68 @@
+"""Volumes as text that a page can hold: differences of 8-bit codes, deflated (RFC 1950), in base64."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from deepmedic.report.volumes import ViewedCase
+
+_IMAGE_LEVEL = 4
+_LABEL_LEVEL = 6
+
+
+def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any]:
+    """Return a case as JSON-able values; volumes are read back by `unpack` in `viewer.js`, x running fastest."""
+    return {
+        "name": case.name,
+        "shape": list(case.shape),
+        "spacing": list(case.spacing),
+        "affine": np.round(case.affine, 6).tolist(),
+        "stored": case.stored,
+        "notes": case.notes,
+        "channels": [
+            {
+                "name": channel_names[index] if index < len(channel_names) else f"channel {index + 1}",
+                "low": volume.low,
+                "high": volume.high,
+                "background": volume.background,
+                "data": packed(volume.codes, differences=True),
+            }
+            for index, volume in case.channels
+        ],
+        "labels": None if case.labels is None else packed(case.labels),
+        "prediction": None if case.prediction is None else packed(case.prediction),
+        "probabilities": {str(number): packed(volume) for number, volume in case.probabilities.items()},
+    }
+
+
+def packed(volume: np.ndarray, *, differences: bool = False) -> str:
+    """Pack uint8 [x, y, z]; with `differences` each voxel but the first is stored less the one before, modulo 256."""
+    codes = volume.ravel(order="F")
+    if differences:
+        codes = np.diff(codes, prepend=np.uint8(0))
+    return base64.b64encode(zlib.compress(codes.tobytes(), _IMAGE_LEVEL if differences else _LABEL_LEVEL)).decode()
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that can stand inside a script element: no character in it can end one, and no nan.
+
+    Not-a-number and infinite values, which JSON does not know, become null.
+    """
+    text = json.dumps(_finite(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

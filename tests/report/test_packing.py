@@ -1,0 +1,60 @@
+"""Volumes and values as text inside a page."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from small_cases import NASTY
+
+from deepmedic.report.content import CaseImages
+from deepmedic.report.packing import packed, packed_case, script_json
+from deepmedic.report.volumes import view_case
+
+
+def unpacked(text: str, shape: tuple[int, ...], *, differences: bool) -> np.ndarray:
+    """As the page does it, in Python."""
+    codes = np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8)
+    codes = np.cumsum(codes, dtype=np.uint8) if differences else codes
+    return codes.reshape(shape, order="F")
+
+
+@pytest.mark.parametrize("differences", [False, True], ids=["labels", "images"])
+@given(arrays.arrays(np.uint8, (3, 4, 2)))
+def test_a_packed_volume_comes_back_unchanged(differences: bool, volume: np.ndarray) -> None:
+    text = packed(volume, differences=differences)
+
+    np.testing.assert_array_equal(unpacked(text, volume.shape, differences=differences), volume)
+
+
+@given(st.text())
+def test_nothing_in_a_text_can_end_a_script_element(text: str) -> None:
+    content = script_json({"name": text})
+
+    assert not set("<>&\u2028\u2029") & set(content)
+    assert json.loads(content) == {"name": text}
+
+
+def test_values_that_json_does_not_know_become_null() -> None:
+    assert script_json([float("nan"), float("inf"), (1, 2.5)]) == "[null,null,[1,2.5]]"
+
+
+def test_a_case_names_its_channels_and_leaves_out_missing_ones(make_case: Callable[..., CaseImages]) -> None:
+    case = view_case(make_case(NASTY))
+
+    plain = packed_case(case, ["T1", "missing"])
+
+    assert plain["name"] == NASTY
+    assert [channel["name"] for channel in plain["channels"]] == ["T1", "channel 3"]
+    assert plain["channels"][0]["background"] == 0.0
+    assert case.labels is not None
+    np.testing.assert_array_equal(unpacked(plain["labels"], case.shape, differences=False), case.labels)
+    codes = case.channels[1][1].codes
+    np.testing.assert_array_equal(unpacked(plain["channels"][1]["data"], case.shape, differences=True), codes)
