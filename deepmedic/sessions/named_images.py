@@ -39,6 +39,22 @@ class Channels:
         images = [*zip(names, case.channels, strict=True), *([("ROI", case.roi)] if case.roi else [])]
         return ", ".join(f"{name} = {ref.path.name if ref else _MISSING}" for name, ref in images)
 
+    def contradictions(self, case: Case) -> list[str]:
+        """Notes of images that are given as one channel and have the name of another one in their file's name."""
+        notes = []
+        for name, ref in zip(self.names or (), case.channels, strict=False):
+            meant = (
+                []
+                if ref is None
+                else [other for other, files in _matched([ref.path], self.names or ()).items() if files]
+            )
+            if ref is not None and meant and name not in meant:
+                notes.append(
+                    f"{case.name}: {ref.path.name} is given as {name}, and its name says {' and '.join(meant)}: check "
+                    "which image is which."
+                )
+        return notes
+
 
 def named_case(words: Sequence[str], roi: str | None, channels: Channels) -> Case:
     """The case whose images are given one by one: NAME=file where the model knows names, else files in its order.

@@ -116,24 +116,28 @@ def prepare(arguments: Arguments) -> SegmentPlan:
     device = None
     with problems.gather():
         device = devices.choose_device(arguments.device)
-    models = [NamedModel(*read_model(path)) for path in expanded(arguments.segment, "-segment")]
-    refuse_unlike(models)
+    folder = None
+    with problems.gather():
+        folder = _folder_of_cases(arguments.images)
+        _check_output(arguments.output, folder)
+    models: list[NamedModel] = []
+    with problems.gather():
+        models = [NamedModel(*read_model(path)) for path in expanded(arguments.segment, "-segment")]
+        refuse_unlike(models)
+    problems.raise_if_any()
     model = models[0].model
     channels = Channels(model.architecture.input_channels, model.config.channel_names)
-    folder = _folder_of_cases(arguments.images)
-    with problems.gather():
-        _check_output(arguments.output, folder)
     cases: list[Case] = []
     with problems.gather():
         if folder is not None:
             cases = cases_in(folder, arguments.roi, channels)
         else:
             case = named_case(arguments.images, arguments.roi, channels)
-            cases = [replace(case, output_name=_stem(arguments.output))]
+            cases = [replace(case, name=_stem(arguments.output), output_name=_stem(arguments.output))]
     problems.raise_if_any()
     config = _config(arguments, model)
     data = _data_set(cases, config, model, problems)
-    notes = list(data.notes)
+    notes = [*data.notes, *(note for case in cases for note in channels.contradictions(case))]
     spacing = other_spacing(data, model, config.preprocessing.spacing_tolerance)
     if spacing:
         config = _resampling(config, model)

@@ -21,6 +21,23 @@ def test_names_decide_whatever_their_order():
     assert TWO.described(case) == "FLAIR = f.nii, T1 post = t1c.nii.gz, ROI = m.nii"
 
 
+@pytest.mark.parametrize(
+    ("words", "contradicted"),
+    [
+        (["FLAIR=a/sub1_flair.nii", "T1 post=a/t1_post.nii"], []),
+        (["FLAIR=a/x.nii", "T1 post=flair/t1.nii"], []),
+        (["FLAIR=a/t1_post.nii", "T1 post=a/x.nii"], ["t1_post.nii is given as FLAIR, and its name says T1 post"]),
+        (["FLAIR=-", "T1 post=a/FLAIRw.nii"], ["FLAIRw.nii is given as T1 post, and its name says FLAIR"]),
+        (["FLAIR=flair_T1_post.nii", "T1 post=x.nii"], []),
+    ],
+    ids=["right", "no-names", "other-word", "other-part", "both"],
+)
+def test_names_of_files_that_say_another_channel_are_noted(words, contradicted):
+    notes = TWO.contradictions(named_case(words, None, TWO))
+    assert len(notes) == len(contradicted)
+    assert all(text in note for text, note in zip(contradicted, notes, strict=True))
+
+
 def test_a_dash_is_a_missing_channel():
     assert named_case(["FLAIR=-", "T1 post=t.nii"], None, TWO).channels[0] is None
     case = named_case(["a.nii", "-"], None, UNNAMED)

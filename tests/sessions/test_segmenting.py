@@ -173,9 +173,10 @@ def test_exchanged_channels_are_told(place, segment):
     mask = place / "scans/case1/mask.nii.gz"
     code, _, err = segment("-images", f"T1={other}", f"FLAIR={one}", "-roi", mask, "-output", "seg.nii.gz")
     assert code == 0
-    assert "WARNING: THE CHANNELS OF flair MAY BE IN THE WRONG ORDER" in err
+    assert "WARNING: THE CHANNELS OF seg MAY BE IN THE WRONG ORDER" in err
     assert "T1: flair.nii.gz is given, t1.nii.gz fits" in err
     assert "FLAIR: t1.nii.gz is given, flair.nii.gz fits" in err
+    assert "WARNING: seg: flair.nii.gz is given as T1, and its name says FLAIR: check which image is which." in err
 
 
 def test_exchanged_arrays_are_told_in_python(place, caplog):
