@@ -151,7 +151,7 @@ def segment_cases(
             remove_stale(data.cases, options.saving.files)
             writer = stack.enter_context(ResultWriter(options.saving.files))
         members = (Member(net, options.inference.segment),) if isinstance(net, DeepMedicNet) else tuple(net)
-        run = _Run(members, options, writer, summary)
+        run = _Run(members, options, writer, summary, stack.enter_context(_Scoring()))
         for index, read in stack.enter_context(_reading_ahead(data, remaining, run)):
             log.debug("Segmenting subject with index #%d: %s", index, data.cases[index].name)
             try:
@@ -160,6 +160,7 @@ def segment_cases(
                 _skip(data.cases[index], problem, run)
             else:
                 _segment(index, data.cases[index], found, run)
+        run.scoring.wait()
     _report(data.cases, options, summary)
     log.debug("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
     log.debug("Finished full Segmentation of %s subjects", options.purpose)
@@ -182,6 +183,35 @@ class _Run:
     options: SegmentationOptions
     writer: ResultWriter | None
     summary: SegmentationSummary
+    scoring: _Scoring
+
+
+class _Scoring:
+    """Scores one case in the background, and hands it to the writer, while the next one is computed.
+
+    Distances take a core of the CPU a second or so, in which a fast GPU would wait. A context manager that ends when
+    what was begun is done, also after an error elsewhere.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores")
+        self._running: Future[None] | None = None
+
+    def __enter__(self) -> _Scoring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Do this in the background once what came before it is done; raises what that raised."""
+        self.wait()
+        self._running = self._thread.submit(work)
+
+    def wait(self) -> None:
+        """Wait until everything is done, and raise what it raised."""
+        if self._running is not None:
+            self._running.result()
 
 
 def _skip(case: Case, problem: DataError, run: _Run) -> None:
@@ -204,15 +234,19 @@ def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
     )
     seconds = time.monotonic() - started
     log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
-    evaluation = _evaluate(case, prepared, prediction, options)
-    if evaluation is not None:
-        run.summary.evaluations[index] = evaluation
-        log_case(options.purpose, index, evaluation.dices)
-    _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
-    if run.writer is not None and found.record is not None:
-        record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
-        run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.result_header, record))
-    run.summary.computed.append(case.name)
+
+    def finish() -> None:
+        evaluation = _evaluate(case, prepared, prediction, options)
+        if evaluation is not None:
+            run.summary.evaluations[index] = evaluation
+            log_case(options.purpose, index, evaluation.dices)
+        _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
+        if run.writer is not None and found.record is not None:
+            record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
+            run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.result_header, record))
+        run.summary.computed.append(case.name)
+
+    run.scoring.begin(finish)
 
 
 def _evaluate(

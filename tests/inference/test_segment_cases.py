@@ -15,9 +15,10 @@ import torch
 
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import OutputConfig
-from deepmedic.errors import DataError, OutputHeldError
+from deepmedic.errors import DataError, OutputHeldError, ResourceError
 from deepmedic.inference import segment_cases as module
 from deepmedic.inference.case_prediction import predict_case
+from deepmedic.inference.evaluation import evaluate_case
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.inference.results import ResultFiles, RunIdentity
@@ -261,6 +262,39 @@ def test_next_case_is_read_while_one_is_computed(make_net, make_data, monkeypatc
     monkeypatch.setattr(data, "load", watched)
     monkeypatch.setattr(module, "predict_case", patient)
     assert len(segment_cases(make_net(), data, options()).computed) == 2
+
+
+def test_a_case_is_scored_while_the_next_one_is_computed(make_net, make_data, monkeypatch) -> None:
+    second_is_computed, computed = threading.Event(), []
+
+    def watched(*arguments):
+        computed.append(arguments)
+        if len(computed) == 2:
+            second_is_computed.set()
+        return predict_case(*arguments)
+
+    def patient(*arguments):
+        assert second_is_computed.wait(timeout=20)
+        return evaluate_case(*arguments)
+
+    monkeypatch.setattr(module, "predict_case", watched)
+    monkeypatch.setattr(module, "evaluate_case", patient)
+    assert len(segment_cases(make_net(), make_data(), options()).evaluations) == 2
+
+
+def test_an_error_in_scoring_ends_the_run_and_leaves_finished_cases(make_net, make_data, folder, monkeypatch) -> None:
+    data = make_data(3)
+
+    def fails_at_second(name: str, *arguments):
+        if name == "pred_case1":
+            raise ResourceError("memory ran out")
+        return evaluate_case(name, *arguments)
+
+    monkeypatch.setattr(module, "evaluate_case", fails_at_second)
+    with pytest.raises(ResourceError, match="memory ran out"):
+        segment_cases(make_net(), data, options(folder, data))
+    assert (folder / "predictions" / "pred_case0_Segm.nii.gz").is_file()
+    assert not (folder / "predictions" / "pred_case1_Segm.nii.gz").exists()
 
 
 def test_interruption_leaves_finished_cases(make_net, make_data, folder) -> None:
