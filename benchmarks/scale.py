@@ -48,7 +48,7 @@ STEPS = {
 }
 NAMES = {
     "subjects": "number of subjects",
-    "size": "voxels along each axis",
+    "size": "million voxels of one volume",
     "channels": "image channels",
     "classes": "classes",
 }
@@ -208,7 +208,7 @@ def plot(kind: str, results: list[tuple[Study, Measured]], path: Path) -> None:
     with drawing():
         figure = new_figure(6.4, 2.8, "constrained")
         time_axes, memory_axes = figure.subplots(1, 2)
-        values = [getattr(study, kind) for study, _ in results]
+        values = [study.size**3 / 1e6 if kind == "size" else getattr(study, kind) for study, _ in results]
         measured = [found for _, found in results]
         seconds = {
             "whole training": [found.seconds for found in measured],
@@ -222,7 +222,7 @@ def plot(kind: str, results: list[tuple[Study, Measured]], path: Path) -> None:
         for axes, curves, title in panels:
             for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
                 axes.plot(values, curve, marker="o", color=colour, label=name)
-            axes.set(xlabel=NAMES[kind], ylabel=title, xscale="log", ylim=(0, None))
+            axes.set(xlabel=NAMES[kind], ylabel=title, xlim=(0, None), ylim=(0, None))
             axes.legend()
         save_figure(figure, path)
 

@@ -76,6 +76,17 @@ def reuse_freed_memory() -> None:
     allocator(_TRIM_THRESHOLD, _KEPT_AT_THE_END)
 
 
+def return_freed_memory() -> None:
+    """Give free memory back to the system, where `reuse_freed_memory` keeps it; for after work on whole volumes.
+
+    Does nothing where the C library is another.
+    """
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError):
+        log.debug("The C library has no malloc_trim.")
+
+
 @contextmanager
 def session_numerics(device: torch.device, execution: ExecutionConfig) -> Iterator[None]:
     """Set precision and determinism of torch inside the block, for forward and backward passes alike."""

@@ -213,3 +213,27 @@ def test_freed_memory_is_used_again() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "True", done.stderr
+
+
+def test_freed_memory_goes_back_when_it_is_asked_for():
+    program = (
+        "import torch\n"
+        "from pathlib import Path\n"
+        "from deepmedic.devices import return_freed_memory, reuse_freed_memory\n"
+        "reuse_freed_memory()\n"
+        "def resident():\n"
+        "    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096\n"
+        "before = resident()\n"
+        "volumes = [torch.ones(2**22) for _ in range(6)]\n"
+        "volumes = None\n"
+        "kept = resident()\n"
+        "return_freed_memory()\n"
+        "print(kept - before > 2**26, resident() - before < 2**24)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True True", done.stderr
+
+
+def test_another_c_library_is_no_error(monkeypatch):
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda name: object())
+    assert devices.return_freed_memory() is None

@@ -20,6 +20,7 @@ from deepmedic.data.residency import subepoch_bytes
 from deepmedic.data.sampling import SubepochPlan, SubepochRequest, SubepochSampler
 from deepmedic.data.sampling_maps import SamplingRule
 from deepmedic.data.segments import SegmentBatch, SegmentGeometry, gather
+from deepmedic.devices import return_freed_memory
 from deepmedic.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -131,8 +132,11 @@ class SegmentSource:
             DataError: a case cannot be used, and cases may not be skipped.
             ResourceError: the cases of one subepoch do not fit into the pool together.
         """
-        self._reader.want(self._missing(epoch, subepoch))
+        missing = self._missing(epoch, subepoch)
+        self._reader.want(missing)
         plan = self._plan(epoch, subepoch)
+        if missing:
+            return_freed_memory()
         self._prepare_for_what_follows(epoch, subepoch)
         for case in plan.skipped:
             if self.data.cases[case].name not in self.skipped:
@@ -257,8 +261,9 @@ class SubepochBatches:
 
 def nothing_to_draw(data: DataSet, case: int) -> DataError:
     """The refusal of a case from which no segment can be drawn."""
+    size = "x".join(map(str, data.needs.segment))
     return DataError(
-        f"{data.role}, case {data.cases[case].name}: no segment can be drawn from it: its ROI is empty, or has none of "
-        "the classes that are sampled. Correct or remove this case, or set allowSkippedCases = true to go on without "
-        "it."
+        f"{data.role}, case {data.cases[case].name}: no segment can be drawn from it: its ROI is empty, or holds no "
+        f"voxel of a class that is sampled with a whole segment of {size} voxels around it. Correct or remove this "
+        "case, or set allowSkippedCases = true to go on without it."
     )

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.preprocessing import intensity_fingerprint
+from deepmedic.devices import return_freed_memory
 from deepmedic.model.saved import DataDescription
 
 _FINGERPRINT_CASES = 5
@@ -23,6 +24,7 @@ def describe_data(data: DataSet) -> DataDescription:
         if case is not None:
             intensities.append(intensity_fingerprint(case))
         del case  # before the next one is read
+    return_freed_memory()
     return DataDescription(
         spacing=data.median_spacing(),
         spacing_range=data.spacing_range(),

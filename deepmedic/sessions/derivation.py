@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -54,7 +55,9 @@ def _adapt(arguments: Arguments) -> int:
     checkpoints.save(written, result.model.to_content())
     announce(result.report, written)
     log.info("Adapted model: %s", written)
-    log.info("Next: train it on scans of the new task:\n  deepmedic -train TRAIN.cfg -model %s", written)
+    log.info(
+        "Next: train it on scans of the new task:\n  deepmedic -train TRAIN.cfg -model %s", shlex.quote(str(written))
+    )
     return 0
 
 
@@ -73,7 +76,10 @@ def _convert(arguments: Arguments) -> int:
     checkpoints.save(written, model.to_content())
     epochs = (model.provenance or {}).get("epochs_trained", "unknown")
     log.info("Converted model (epochs trained: %s): %s", epochs, written)
-    log.info("Next: segment scans with it, or go on training:\n  deepmedic -test TEST.cfg -model %s", written)
+    log.info(
+        "Next: segment scans with it, or go on training:\n  deepmedic -test TEST.cfg -model %s",
+        shlex.quote(str(written)),
+    )
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -63,7 +64,7 @@ def run(plan: NewModelPlan) -> int:
             log.warning("%s", note)
         path = save(plan.model, plan.folder, plan.report)
         log.info("Log: %s", log_path)
-        log.info("Next: train it:\n  deepmedic -train TRAIN.cfg -model %s", path)
+        log.info("Next: train it:\n  deepmedic -train TRAIN.cfg -model %s", shlex.quote(str(path)))
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from contextlib import ExitStack
 
 from deepmedic import devices
@@ -76,7 +77,7 @@ def _finished_before(plan: TrainingPlan) -> int:
         plan.config.total_epochs,
         ended,
         key,
-        plan.beginning.path,
+        shlex.quote(str(plan.beginning.path)),
     )
     return exit_code_of(state)
 

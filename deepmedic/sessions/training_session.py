@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from typing import Any
 
@@ -118,7 +119,9 @@ class TrainingSession:
             log.info("Split: %s (%s)", split.path, split.counted())
             test = str(split.test_config) if split.has_test else test
         after_session(paths, self.config.report)
-        log.info("Next: segment scans with this model:\n  deepmedic -test %s -model %s", test, paths.models)
+        log.info(
+            "Next: segment scans with this model:\n  deepmedic -test %s -model %s", test, shlex.quote(str(paths.models))
+        )
         return exit_code_of(state)
 
     def _log_beginning(self) -> None:

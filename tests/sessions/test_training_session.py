@@ -6,8 +6,10 @@ import csv
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -508,6 +510,16 @@ def test_tensorboard_events_agree_with_the_history_after_a_resume(study, run, si
     ]
     expected = [(2 * int(row["epoch"]) + int(row["subepoch"]), pytest.approx(float(row["cost"]))) for row in rows]
     assert costs == expected
+
+
+def test_next_command_can_be_copied_from_a_path_with_spaces(study, run):
+    config = study.train(folderForOutput="my results", numberOfEpochs=1, **QUICK)
+    command = ["-newModel", study.folder / "model.cfg", "-train", config]
+    outcome = run(*command)
+    assert outcome.code == 0
+    assert shlex.split(outcome.out.splitlines()[-1])[-1] == str(study.folder / "my results" / "cnnModels" / "first")
+    again = run(*command).out
+    assert Path(shlex.split(again.strip())[-1]).is_file()
 
 
 def test_running_out_of_memory_is_a_refusal(study, run, monkeypatch):
