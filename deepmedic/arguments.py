@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
+from deepmedic.argument_values import share, split_request, whole_number
 from deepmedic.errors import CommandLineError
 
 USAGE = "For help on the usage of this program, please use the option -h."
@@ -92,6 +93,8 @@ OPTIONS = (
     CommandOption(
         "-split", "split", "With -train: split its cases by subject, as 0.8 0.1 0.1 or as a stored split.", "SHARE..."
     ),
+    CommandOption("-crossValidate", "cross_validate", "With -train: one session per fold, and a table.", "K"),
+    CommandOption("-fold", "fold", "With -crossValidate: only this fold, counted from 1.", "I"),
     CommandOption("-dev", "device", "cpu, cuda, cuda0, cuda1, ..., gpu or auto (default).", "DEVICE"),
     CommandOption("-check", "check", "Read and check everything the run would use; write nothing."),
     CommandOption("-inspect", "inspect", "Describe a saved model or a model .cfg.", "X"),
@@ -113,8 +116,6 @@ OPTIONS = (
     CommandOption("-h", "help", "This help."),
     CommandOption("--help", "help", "This help."),
 )
-_SHARES_TOLERANCE = 1e-6
-_LOWEST = {"seed": 0, "plot_classes": 0}
 _WITH_OUTPUT = "-check, -inspect, -newConfigs, -adapt, -convert, -strip, -plot, -report or -segment"
 _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
@@ -163,6 +164,9 @@ class Arguments:
     reset_optimizer: bool = False
     split: tuple[float, ...] | Path | None = None
     """Shares of training, validation and maybe test, which sum to 1; or a stored split."""
+    cross_validate: int | None = None
+    """Number of folds."""
+    fold: int | None = None
     device: str = "auto"
     check: bool = False
     inspect: Path | None = None
@@ -274,7 +278,7 @@ def _convert(option: CommandOption, values: list[str]) -> object:
     if option.attribute == "part":
         return _part(values[0])
     if option.attribute == "split":
-        return _split(option, values)
+        return split_request(option.name, values)
     kind = {item.name: str(item.type) for item in fields(Arguments)}[option.attribute]
     convert = next((convert for name, convert in _CONVERTERS.items() if name in kind), lambda _, value: value)
     converted = tuple(convert(option, value) for value in values)
@@ -288,39 +292,11 @@ def _part(value: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _whole_number(option: CommandOption, value: str) -> int:
-    lowest = _LOWEST.get(option.attribute, 1)
-    if not value.isdecimal() or len(value) > 19 or not lowest <= int(value) < 2**63:
-        raise CommandLineError(f"{option.name} {value}: allowed are whole numbers from {lowest} to {2**63 - 1}.")
-    return int(value)
-
-
-def _share(option: CommandOption, value: str) -> float:
-    try:
-        number = float(value)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise CommandLineError(f"{option.name} {value}: allowed are numbers above 0, for instance 0.9 0.07 0.03.")
-    return number
-
-
-def _split(option: CommandOption, values: list[str]) -> tuple[float, ...] | Path:
-    if len(values) == 1 and not values[0].replace(".", "", 1).isdecimal():
-        return Path(values[0])
-    shares = tuple(_share(option, value) for value in values)
-    if not 2 <= len(shares) <= 3 or abs(sum(shares) - 1) > _SHARES_TOLERANCE:
-        raise CommandLineError(
-            f"-split {' '.join(values)}: give the shares of training, validation and, if some cases are to be held "
-            "out, test; they sum to 1, for instance 0.8 0.1 0.1. Or name a stored split."
-        )
-    return shares
-
-
+_LOWEST = {"seed": 0, "plot_classes": 0, "cross_validate": 2}
 _CONVERTERS: dict[str, Callable[[CommandOption, str], object]] = {
     "Path": lambda _, value: Path(value),
-    "int": _whole_number,
-    "float": _share,
+    "int": lambda option, value: whole_number(option.name, value, _LOWEST.get(option.attribute, 1)),
+    "float": lambda option, value: share(option.name, value),
 }
 
 
@@ -351,9 +327,20 @@ def _refuse_contradictions(arguments: Arguments) -> None:
         )
     if arguments.new_configs and not arguments.output:
         raise CommandLineError("-newConfigs needs to know where to write: add -output FOLDER.")
+    _refuse_other_folds(arguments)
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
+
+
+def _refuse_other_folds(arguments: Arguments) -> None:
+    """Refuse to split the cases in two ways, and a fold that a cross-validation does not have."""
+    if arguments.split and arguments.cross_validate:
+        raise CommandLineError("-split and -crossValidate contradict each other: the cases are split in one way.")
+    if arguments.fold and arguments.cross_validate and arguments.fold > arguments.cross_validate:
+        raise CommandLineError(
+            f"-fold {arguments.fold}: allowed are 1 to {arguments.cross_validate}, the folds of -crossValidate."
+        )
 
 
 def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
@@ -376,7 +363,8 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
             "-newModel, -train, -test, -segment, -newConfigs or -analyse",
         ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
-        (bool(arguments.train), ("-split",), "-train"),
+        (bool(arguments.train), ("-split", "-crossValidate"), "-train"),
+        (bool(arguments.cross_validate), ("-fold",), "-crossValidate"),
         (bool(arguments.test), ("-part",), "-test"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
         (_writes_a_file(arguments), ("-output",), _WITH_OUTPUT),

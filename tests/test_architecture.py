@@ -25,6 +25,7 @@ RANKS = {
         "nvidia",
         "versions",
         "arguments",
+        "argument_values",
         "bootstrap",
         "model_files",
         "plain_content",

@@ -115,6 +115,11 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-train t -split 0.4 0.3 0.2 0.1", "they sum to 1, for instance 0.8 0.1 0.1. Or name a stored split."),
         ("-train t -split 1.0", "-split 1.0: give the shares of"),
         ("-train t -split 0.8 x", "-split x: allowed are numbers above 0"),
+        ("-train t -split 0.8 0.2 -crossValidate 5", "-split and -crossValidate contradict each other"),
+        ("-train t -crossValidate 1", "-crossValidate 1: allowed are whole numbers from 2 to"),
+        ("-train t -crossValidate 5 -fold 6", "-fold 6: allowed are 1 to 5, the folds of -crossValidate."),
+        ("-train t -fold 1", "-fold only has a meaning with -crossValidate."),
+        ("-newModel m -crossValidate 5", "-crossValidate only has a meaning with -train."),
         ("-plot a -adapt b -classes 2", "-plot and -adapt cannot be given together"),
     ],
 )

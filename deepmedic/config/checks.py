@@ -195,7 +195,14 @@ class SessionChecks:
                 f"stands there, but {split_by} takes the validation cases from the training cases; leave one of the "
                 "two out",
             )
-        if split_by == "-split" and not (config.validate_on_samples or config.validate_on_volumes):
+        validates = config.validate_on_samples or config.validate_on_volumes
+        if split_by == "-crossValidate" and config.cross_validation_model == "best" and not validates:
+            self._refusals.refuse(
+                "crossValidationModel",
+                'found "best"; allowed: "final", unless performValidationOnSamplesThroughoutTraining or '
+                "performFullInferenceOnValidationImagesEveryFewEpochs is on",
+            )
+        if split_by == "-split" and not validates:
             self.notes.append(
                 "the validation part of -split is not used, because neither "
                 "performValidationOnSamplesThroughoutTraining nor performFullInferenceOnValidationImagesEveryFewEpochs "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from deepmedic.config.augmentation import (
     AffineAugmentation,
@@ -240,6 +241,13 @@ class TrainConfig:
         origin="new",
         doc="Whether an image that is used both for training and for validation is refused instead of only named in a "
         "warning.",
+    )
+    cross_validation_model: Literal["final", "best"] = option(
+        "crossValidationModel",
+        "final",
+        origin="new",
+        doc="Which model of each fold of -crossValidate is scored on the held-out cases. The best one was chosen by "
+        "its score on these very cases, so its table promises more than new cases will give.",
     )
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)
 

@@ -40,13 +40,13 @@ def training(plan: TrainingPlan) -> int:
     findings = {
         "session": plan.paths.session,
         "output": str(plan.paths.folder),
-        "begins": _beginning(plan),
+        "begins": beginning_of(plan),
         "device": devices.describe(plan.device),
         "receptiveField": list(plan.beginning.model.architecture.receptive_field),
         "parameters": parameters.count_parameters(plan.beginning.model.network()),
     }
     if plan.beginning.kind == "finished":
-        _report(findings | {"settings": to_plain(plan.config)}, plan.arguments)
+        report(findings | {"settings": to_plain(plan.config)}, plan.arguments)
         return exit_code_of(plan.beginning.state)
     if plan.config.phases:
         findings["phases"] = {
@@ -70,7 +70,7 @@ def training(plan: TrainingPlan) -> int:
     settings = to_plain(config)
     found.suggest(plan.beginning.model.config, settings, plan.device)
     notes = [*plan.notes, *found.repeated]
-    _report(findings | {"notes": notes, "settings": settings}, plan.arguments, plan.beginning.report, found)
+    report(findings | {"notes": notes, "settings": settings}, plan.arguments, plan.beginning.report, found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
@@ -107,7 +107,7 @@ def testing(plan: TestPlan) -> int:
         "notes": [*plan.notes, *found.repeated, *shared],
         "settings": to_plain(config),
     }
-    _report(findings, plan.arguments, data=found)
+    report(findings, plan.arguments, data=found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
@@ -122,11 +122,12 @@ def new_model(plan: NewModelPlan, arguments: Arguments) -> int:
         "notes": list(plan.config.source.notes),
         "settings": plan.config.to_dict(),
     }
-    _report(findings, arguments, plan.report)
+    report(findings, arguments, plan.report)
     return 0
 
 
-def _beginning(plan: TrainingPlan) -> str:
+def beginning_of(plan: TrainingPlan) -> str:
+    """Whether the session starts, goes on or is finished, in words."""
     beginning, position = plan.beginning, plan.beginning.state.position
     if beginning.kind == "finished":
         return f"finished: {position.epoch} epochs are trained; nothing would be done"
@@ -136,14 +137,26 @@ def _beginning(plan: TrainingPlan) -> str:
     return f"starts from {beginning.path}" if beginning.path else "starts with a new model"
 
 
+def remaining_steps(plan: TrainingPlan) -> int:
+    """Training steps that a session still has to take."""
+    config, done = plan.config, plan.beginning.state.position.epoch
+    batches = max(config.segments_per_subepoch // config.batch_size, 1)
+    return 0 if plan.beginning.kind == "finished" else (config.total_epochs - done) * config.subepochs * batches
+
+
+def seconds_per_step(plan: TrainingPlan) -> float:
+    """Measured on one segment."""
+    config, model = plan.config, plan.beginning.model
+    with devices.session_numerics(plan.device, config.execution):
+        return estimates.seconds_per_step(
+            model.network(), model.config.segment_size_train, config.batch_size, plan.device
+        )
+
+
 def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     """Time, memory and disk that the rest of a training session needs."""
-    config, model = plan.config, plan.beginning.model
-    segment, done = model.config.segment_size_train, plan.beginning.state.position.epoch
-    batches = max(config.segments_per_subepoch // config.batch_size, 1)
-    steps = (config.total_epochs - done) * config.subepochs * batches
-    with devices.session_numerics(plan.device, config.execution):
-        one = estimates.seconds_per_step(model.network(), segment, config.batch_size, plan.device)
+    config, model, segment = plan.config, plan.beginning.model, plan.beginning.model.config.segment_size_train
+    steps, one = remaining_steps(plan), seconds_per_step(plan)
     volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
     budget = plan.budgets.training + plan.budgets.validation
     step = estimates.activation_bytes(model.architecture, segment, config.batch_size, training=True)
@@ -173,12 +186,13 @@ def _hours(plan: TestPlan) -> str:
     return f"{once * plan.passes * tiles / 3600:.2g} hours"
 
 
-def _report(
+def report(
     findings: dict[str, Any],
     arguments: Arguments,
     transfer: TransferReport | None = None,
     data: DataFindings | None = None,
 ) -> None:
+    """Print what was found, and write it as JSON where the command line names a file."""
     lines = ["OK", *_lines(findings, "")]
     if data is not None:
         lines += data.lines()

@@ -74,6 +74,11 @@ def is_model_config(path: Path) -> bool:
 
 
 def _start(arguments: Arguments, model: ModelConfig | None, session: TrainConfig | TestConfig | None) -> int:
+    if isinstance(session, TrainConfig) and arguments.cross_validate:
+        from deepmedic.sessions import check_folds, cross_validation
+
+        folds = cross_validation.prepare(arguments, session, model)
+        return check_folds.check_folds(folds) if arguments.check else cross_validation.run(folds)
     if isinstance(session, TrainConfig):
         from deepmedic.sessions import check, training, training_plan
 
@@ -102,7 +107,8 @@ def _model_config(arguments: Arguments) -> ModelConfig | None:
 
 def _session_config(arguments: Arguments, model: ModelConfig | None) -> TrainConfig | TestConfig | None:
     if arguments.train is not None:
-        return load_train_config(arguments.train, model=model, split_by="-split" if arguments.split else None)
+        split_by = "-split" if arguments.split else "-crossValidate" if arguments.cross_validate else None
+        return load_train_config(arguments.train, model=model, split_by=split_by)
     return None if arguments.test is None else load_test_config(arguments.test, model=model)
 
 

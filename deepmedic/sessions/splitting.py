@@ -1,4 +1,4 @@
-"""`-split`: which of the listed training cases a session trains and validates on."""
+"""`-split` and the folds of `-crossValidate`: which of the listed training cases a session trains and validates on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import Case, duplicates_between, list_cases, read_cases
 from deepmedic.data.dataset import CaseNeeds
-from deepmedic.data.splits import PARTS, TEST, TRAINING, VALIDATION, Split, read_split, split_cases
+from deepmedic.data.splits import PARTS, TEST, TRAINING, VALIDATION, Split, fold_shares, read_split, split_cases
 from deepmedic.errors import ModelError, ProblemList
+from deepmedic.files import remove_stale_temporaries
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.split_files import PartListing, test_config_text, with_result_names, write_if_changed
 
@@ -24,7 +25,7 @@ class SessionSplit:
     split: Split
     """With a training part, a validation part, and maybe a test part."""
     stored: Split
-    """What is stored."""
+    """What is stored: the same, or all folds of a cross-validation."""
     path: Path
     """Where it is stored."""
     folder: Path
@@ -86,6 +87,8 @@ class SessionSplit:
         Raises:
             ResourceError: a file cannot be written.
         """
+        for folder in (self.path.parent, self.folder, *(self.folder / name for name in self.split.parts)):
+            remove_stale_temporaries(folder)
         self.stored.write(self.path)
         for name in self.split.parts:
             self.part(name).write()
@@ -141,6 +144,26 @@ def split_of_command(arguments: Arguments, config: TrainConfig, problems: Proble
             asked = f"-split {' '.join(f'{share:g}' for share in arguments.split)}"
         return SessionSplit(split, split, path, folder, tuple(with_result_names(cases)), asked)
     return None
+
+
+def folds_of_command(arguments: Arguments, config: TrainConfig, problems: ProblemList) -> list[SessionSplit]:
+    """The split of each fold of `-crossValidate`; none where it is not possible. Arguments as `split_of_command`."""
+    assert arguments.cross_validate is not None
+    cases = list_cases(config.data, "training", ProblemList())
+    if not cases:
+        return []
+    folder = SessionPaths(config.folder_for_output, config.session_name).splits
+    path, count = folder / "folds.json", arguments.cross_validate
+    with problems.gather():
+        folds = _stored_or_drawn(path, cases, fold_shares(count), arguments)
+        named = tuple(with_result_names(cases))
+        return [
+            SessionSplit(
+                folds.fold(part), folds, path, folder / part, named, f"fold {number} of -crossValidate {count}"
+            )
+            for number, part in enumerate(folds.parts, 1)
+        ]
+    return []
 
 
 def refuse_other_split(session: Path, recorded: dict[str, Any] | None, asked: dict[str, Any] | None) -> None:

@@ -59,10 +59,20 @@ class TrainingPlan:
     """What the user should know before the run."""
     split: SessionSplit | None = None
     """Which of the listed cases are for training and for validation, where the command line asks for a split."""
+    held_out: DataSet | None = None
+    """Of a fold: the cases that it is scored on, prepared for segmenting whole volumes."""
 
 
-def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig | None) -> TrainingPlan:
+def prepare(
+    arguments: Arguments, config: TrainConfig, model_config: ModelConfig | None, fold: SessionSplit | None = None
+) -> TrainingPlan:
     """Read the start model, listing files and headers; check them together.
+
+    Args:
+        arguments: the command line.
+        config: of the session.
+        model_config: the model `.cfg` that the command line names.
+        fold: the part of a cross-validation that this session is; its held-out cases are the validation cases.
 
     Raises:
         DeepMedicError: everything that is wrong, listed together; nothing was written.
@@ -73,7 +83,7 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
         device = devices.choose_device(arguments.device)
     paths = SessionPaths(config.folder_for_output, config.session_name)
     request, beginning = None, None
-    split = split_of_command(arguments, config, problems)
+    split = fold or split_of_command(arguments, config, problems)
     # Without a split that was asked for, what is wrong shows when the training cases are read.
     alone = replace(config, validate_on_samples=False, validate_on_volumes=False)
     config = alone if arguments.split and split is None else config
@@ -101,6 +111,8 @@ def prepare(arguments: Arguments, config: TrainConfig, model_config: ModelConfig
     data = _read_data(config, beginning, data_problems, split)
     plan = TrainingPlan(arguments, config, paths, device, request, beginning, *data, Budgets(0), split=split)
     plan.source_task = prepare_source_task(config, beginning.model, data_problems)
+    if fold is not None:
+        plan.held_out = _held_out(config, beginning, data_problems, fold)
     _finish(plan, data_problems)
     problems.raise_if_any()
     return plan
@@ -160,6 +172,14 @@ def _read_data(
         volumes = validation.for_segment(segment, model.architecture.margins(segment))
         volumes.notes = validation.notes
     return training, validation if config.validate_on_samples else None, volumes
+
+
+def _held_out(config: TrainConfig, beginning: Beginning, problems: ProblemList, fold: SessionSplit) -> DataSet:
+    """Read the cases that a fold is scored on, which are its validation cases too if it validates."""
+    told = config.validate_on_samples or config.validate_on_volumes
+    model = beginning.model.config
+    needs = CaseNeeds.of(model.architecture, model.segment_size_inference)
+    return _read(config, "validation", needs, ProblemList() if told else problems, fold)
 
 
 def _read(

@@ -8,6 +8,8 @@ import shutil
 import pytest
 from study import Study
 
+from deepmedic.data.splits import PARTS, draw_parts
+
 CASES = 6
 NEW = ("-newModel", "model.cfg", "-train", "train.cfg")
 
@@ -185,11 +187,13 @@ def test_an_image_in_two_parts_is_named_or_refused(study, run):
     lines = "".join(f"../images/case{case}_t1.nii.gz\n" for case in (0, 1, 2, 3, 4, 7))
     (study.folder / "lists" / "train_t1.cfg").write_text(lines)
     shares = ("0.34", "0.33", "0.33")
-    for seed in range(20):
-        outcome = run(*NEW, "-split", *shares, "-seed", seed, "-check")
-        if "is used in training" in outcome.out and "and in test" in outcome.out:
-            break
-    assert outcome.code == 0
+    names = [f"case{case}_t1" for case in (0, 1, 2, 3, 4, 7)]
+    drawn = ((seed, draw_parts(names, dict(zip(PARTS, map(float, shares), strict=True)), seed)) for seed in range(99))
+    seed = next(seed for seed, parts in drawn if "case0_t1" in parts["training"] and "case7_t1" in parts["test"])
+    outcome = run(*NEW, "-split", *shares, "-seed", seed, "-check")
+    assert outcome.code == 0, outcome.err
+    assert f"{study.image(0, 't1')} is used in training (case case0_t1, " in outcome.out
+    assert "and in test (case case7_t1, " in outcome.out
     study.train(strictSplits=True, **VALIDATES)
     outcome = run(*NEW, "-split", *shares, "-seed", seed, "-check")
     assert outcome.code == 4
