@@ -251,6 +251,8 @@ class SessionChecks:
             self.notes.append(f"saveIndividualFms{suffix} is on, but no minMaxIndices key chooses feature maps to save")
 
     def _normalisation(self, preprocessing: PreprocessingConfig, data: DataConfig) -> None:
+        if not preprocessing.check_inputs:
+            self.notes.append("run_input_checks = false has no effect: labels and masks are always checked")
         key, zscore = "norm_zscore_prms", preprocessing.zscore
         if not self._refusals.usable(key):
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Option, Section, declaration
+from deepmedic.config.schema import declared_keys
 from deepmedic.config.source import ConfigSource, shown
 
 _NOT_GIVEN = object()
@@ -23,9 +24,21 @@ def to_plain(config: Any) -> dict[str, Any]:
     return dict(_settings(config, {}))
 
 
-def settings_changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Return one line "key: old -> new" for each setting that differs between two results of `to_plain`."""
-    return list(_changes(old, new, ""))
+def settings_changed(
+    old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> list[str]:
+    """Return one line "key: old -> new" for each setting that differs between two results of `to_plain`.
+
+    A key that the old settings do not have, because an earlier version wrote them, counts as its default where
+    `defaults` are given.
+    """
+    missing = {key: value for key, value in (defaults or {}).items() if key in new and key not in old}
+    return list(_changes({**old, **missing}, new, ""))
+
+
+def default_settings(config: type) -> dict[str, Any]:
+    """Return what `to_plain` says of the defaults of a configuration dataclass; required keys are left out."""
+    return {key.name: _plain(key.default) for key in declared_keys(config) if not key.required}
 
 
 def _changes(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> Iterator[str]:

@@ -129,12 +129,15 @@ class PreprocessingConfig:
         0,
         minimum=0,
         maximum=2,
-        doc="How much is logged of the normalisation: 0 nothing, 1 which cut-offs and how long, 2 also the statistics.",
+        doc="How much the session's log file says of the normalisation of each case that is read: 0 nothing, 1 "
+        "channels, cut-offs and time, 2 also the mean and standard deviation that were taken.",
     )
     check_inputs: bool = option(
         "run_input_checks",
         True,
-        doc="Whether the values of labels and masks are checked against the number of classes when a case is read.",
+        doc="Kept for the original's files: labels and masks are checked against the number of classes whenever a "
+        "case is read. With false, a note says that they are checked all the same; a wrong label would spoil a "
+        "training unseen.",
     )
     non_finite_voxels: Literal["refuse", "zero", "mean"] = option(
         "nonFiniteVoxels",

@@ -69,6 +69,20 @@ def _within_cutoffs(inside: np.ndarray, volume: np.ndarray, config: ZScoreConfig
     return kept
 
 
+def described_cutoffs(config: ZScoreConfig) -> str:
+    """Which voxels do not count for mean and standard deviation, in words."""
+    found = []
+    if config.cutoff_percents is not None:
+        low, high = config.cutoff_percents
+        found.append(f"percentiles {low:g} to {high:g}")
+    if config.cutoff_times_std is not None:
+        below, above = config.cutoff_times_std
+        found.append(f"{below:g} standard deviations below and {above:g} above the mean")
+    if config.cutoff_below_mean:
+        found.append("the mean of the whole image")
+    return f"cut-offs {' and '.join(found)}" if found else "no cut-offs"
+
+
 def unnormalised_warning(case: WithIntensities, zscore: ZScoreConfig) -> str | None:
     """Return a warning if channels without normalisation are far from mean 0 and standard deviation 1 in the ROI."""
     far = []

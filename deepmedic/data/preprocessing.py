@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from deepmedic.config.options import Size3
-from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
-from deepmedic.data.intensities import intensity_fingerprint, mean_and_std, unnormalised_warning
+from deepmedic.config.sections import PreprocessingConfig
+from deepmedic.data.intensities import described_cutoffs, intensity_fingerprint, mean_and_std, unnormalised_warning
 from deepmedic.data.nifti import VolumeHeader
 from deepmedic.data.padding import Padding3, extended, reflect
 from deepmedic.data.volumes import LoadedCase
 from deepmedic.errors import ConfigError, DataError
 
 __all__ = ["PreparedCase", "intensity_fingerprint", "mirrored", "prepare_case", "unnormalised_warning"]
+
+log = logging.getLogger(__name__)
 
 _NO_PADDING: Padding3 = ((0, 0), (0, 0), (0, 0))
 
@@ -107,7 +111,7 @@ def prepare_case(
     padding = extended(loaded.header.shape, counted, minimum_size)
     channels = reflect(loaded.channels, padding)
     roi = None if loaded.roi is None else reflect(loaded.roi, padding)
-    _normalise(channels, roi, _extent(loaded.header.shape, counted), loaded, preprocessing.zscore)
+    _normalise(channels, roi, _extent(loaded.header.shape, counted), loaded, preprocessing)
     return PreparedCase(
         name=loaded.case.name,
         header=loaded.header,
@@ -152,9 +156,10 @@ def _normalise(
     roi: np.ndarray | None,
     counted: tuple[slice, slice, slice],
     loaded: LoadedCase,
-    config: ZScoreConfig,
+    preprocessing: PreprocessingConfig,
 ) -> None:
     """Normalise channels [channel, x, y, z] in place."""
+    config, started = preprocessing.zscore, time.monotonic()
     if config.per_channel is not None and len(config.per_channel) != len(channels):
         raise ConfigError(
             f"norm_zscore_prms: apply_per_channel has {len(config.per_channel)} entries, and there are {len(channels)} "
@@ -165,6 +170,7 @@ def _normalise(
         mask = None
         if config.all_channels or any(config.per_channel or ()):
             loaded.notes.append("the ROI is empty: intensities are normalised by those of the whole volume")
+    statistics: dict[int, tuple[float, float]] = {}
     for number, ref in enumerate(loaded.case.channels):
         if ref is None or not config.applies_to(number):
             continue
@@ -174,6 +180,26 @@ def _normalise(
             raise DataError(f"case {loaded.case.name}, channel {number + 1}: {ref}: {problem}") from problem
         for plane in channels[number]:  # one after the other, so that not all are in float64 at once
             plane[...] = (plane.astype(np.float64) - mean) / std
+        statistics[number + 1] = mean, std
+    if statistics and preprocessing.norm_verbosity > 0:
+        seconds = time.monotonic() - started
+        for line in _normalisation_lines(loaded.case.name, statistics, preprocessing, seconds):
+            log.debug("%s", line)
+
+
+def _normalisation_lines(
+    case: str, statistics: dict[int, tuple[float, float]], preprocessing: PreprocessingConfig, seconds: float
+) -> list[str]:
+    """What `norm_verbosity_lvl` asks to be logged: from 1 channels, cut-offs and time, from 2 also the statistics."""
+    cutoffs = described_cutoffs(preprocessing.zscore)
+    channels = ", ".join(map(str, statistics))
+    lines = [f"Normalising {case}: channels {channels}, {cutoffs}; took {seconds:.2f} s."]
+    if preprocessing.norm_verbosity > 1:
+        lines += [
+            f"   channel {number}: mean {mean:.6g} and standard deviation {std:.6g} of the voxels that count"
+            for number, (mean, std) in statistics.items()
+        ]
+    return lines
 
 
 def _label_tensor(labels: np.ndarray) -> torch.Tensor:

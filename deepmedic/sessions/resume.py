@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
-from deepmedic.config.plain import settings_changed, to_plain
+from deepmedic.config.plain import default_settings, settings_changed, to_plain
 from deepmedic.config.recipes import with_recipe
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import CommandLineError, ModelError
@@ -39,6 +39,8 @@ _DECIDE_BATCHES = (
     "resampleTo",
 )
 """Settings with which a subepoch has other batches."""
+_FIXED = ("orientation",)
+"""Settings that belong to the weights."""
 _EXTRA = ("optimiser", "history", "tally", "averaging", "live", "phaseStart")
 """What the trainer keeps in a checkpoint beside its state; the last three only where something needs them."""
 
@@ -216,12 +218,13 @@ def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
     # The name goes on, since files of two names in one folder count as those of two models.
     model = replace(model, config=replace(model.config, name=checkpoint.model.name))
     settings = request.settings(model)
+    changes = settings_changed(state.settings, settings, default_settings(TrainConfig))
+    changes += settings_changed(checkpoint.model.config.to_dict(), model.config.to_dict())
     try:
         phases.refuse_other_past(state.phase, state.settings, settings)
+        _refuse_fixed(changes)
     except ModelError as problem:
-        raise ModelError(f"{path}: {problem}") from problem
-    changes = settings_changed(state.settings, settings)
-    changes += settings_changed(checkpoint.model.config.to_dict(), model.config.to_dict())
+        raise with_changes(ModelError(f"{path}: {problem}"), changes) from problem
     assert model.training is not None
     extra = _extra_of(model.training)
     if state.position.batch and any(_decides_batches(change) for change in changes):
@@ -232,6 +235,22 @@ def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
     state.finished = phases.is_finished(request.config_for(model), state)
     kind: Kind = "finished" if state.finished else "resumed"
     return Beginning(kind, model, state, extra, path, changes=changes, notes=checkpoint.notes)
+
+
+def with_changes(problem: ModelError, changes: list[str]) -> ModelError:
+    """A refusal to go on, with the list of all settings that differ from those of the checkpoint."""
+    listing = "".join(f"\n    {change}" for change in changes)
+    return ModelError(f"{problem}\n  Changed since the checkpoint:{listing}") if changes else problem
+
+
+def _refuse_fixed(changes: list[str]) -> None:
+    """Refuse to change what the network has learnt its weights for."""
+    fixed = [change for change in changes if change.partition(":")[0] in _FIXED]
+    if fixed:
+        raise ModelError(
+            f"{'; '.join(fixed)}: this cannot change within a session, for the network would see the images turned. "
+            "Put it back, choose another sessionName, or add -overwrite to start anew."
+        )
 
 
 def _extra_of(training: dict[str, Any]) -> dict[str, Any]:

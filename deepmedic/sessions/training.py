@@ -62,6 +62,8 @@ def _has_nothing_to_do(plan: TrainingPlan) -> bool:
 
 def _finished_before(plan: TrainingPlan) -> int:
     state = plan.beginning.state
+    for change in plan.beginning.changes:
+        log.warning("Changed since the last checkpoint, and not used, because nothing is trained: %s", change)
     early = state.stopping["stopped"]
     ended = ", but early stopping ended it" if early else ""
     key = "earlyStoppingPatience" if early else "numberOfEpochs"

@@ -28,7 +28,7 @@ from deepmedic.sessions import estimates
 from deepmedic.sessions.estimates import Budgets
 from deepmedic.sessions.model_use import compare_with_training, resolved_spacing
 from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.resume import Beginning, Request, begin
+from deepmedic.sessions.resume import Beginning, Request, begin, with_changes
 from deepmedic.sessions.source_task import SourceTask, prepare_source_task
 from deepmedic.sessions.splitting import SessionSplit, split_of_command
 from deepmedic.sessions.start import StartPoint, find_start_point
@@ -219,7 +219,7 @@ def _check_optimiser(config: TrainConfig, beginning: Beginning) -> None:
             beginning.extra["optimiser"]
         )
     except ModelError as problem:
-        raise ModelError(f"{beginning.path}: {problem}") from problem
+        raise with_changes(ModelError(f"{beginning.path}: {problem}"), beginning.changes) from problem
 
 
 def _finish(plan: TrainingPlan, problems: ProblemList) -> None:
