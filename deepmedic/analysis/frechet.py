@@ -49,6 +49,21 @@ def squared_distance(one: Gaussian, other: Gaussian) -> float:
     return float((one.mean - other.mean).square().sum() + spread.clamp(min=0))
 
 
+def squared_distance_of_samples(one: Tensor, other: Tensor) -> float:
+    """Return `squared_distance` of the normal distributions fitted to features [voxel, channel], without their fits.
+
+    With centred features A and B, scaled so that C = A^T A and D = B^T B, the trace of (C D)^(1/2) is the sum of the
+    singular values of A B^T, which is small when there are fewer voxels than channels.
+    """
+    means, centred = [], []
+    for features in (one.double(), other.double()):
+        means.append(features.mean(dim=0))
+        centred.append((features - means[-1]) / len(features) ** 0.5)
+    mixed = torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    spread = centred[0].square().sum() + centred[1].square().sum() - 2 * mixed
+    return float((means[0] - means[1]).square().sum() + spread.clamp(min=0))
+
+
 def relative_distance(source: Gaussian, target: Gaussian) -> float:
     """Return the Frechet distance in units of the source's spread: the root of squared distance / total variance.
 

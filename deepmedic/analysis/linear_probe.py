@@ -20,6 +20,8 @@ _SUFFICIENT = 1e-4
 """Of the fall that a step promises, the part that it must keep (Armijo's rule)."""
 _SHORTEST = 1e-6
 _SMALL = 1e-9
+_LARGEST = 3000
+"""Weights of a probe up to which their Hessian is computed; it has the square of that many entries."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class LinearProbe:
 
 def fit_probe(features: Tensor, labels: Tensor, classes: int, ridge: float = RIDGE) -> LinearProbe:
     """Fit a probe by Newton's method in float64, from zero weights; equal arguments give equal numbers.
+
+    With very many weights an upper bound stands for the Hessian, and the minimum is reached less exactly.
 
     Every class has the same weight in the cost, however many voxels it has. The cost is convex, with a single minimum.
 
@@ -83,6 +87,7 @@ class _Cost:
         self.share = (1 / (self.one_hot.sum(dim=0) * classes))[targets]
         self.ridge = inputs.new_full((inputs.shape[1], 1), ridge)
         self.ridge[-1] = 0.0
+        self._bound: Tensor | None = None
 
     def __call__(self, weights: Tensor) -> float:
         logs = functional.log_softmax(self.inputs @ weights, dim=1)
@@ -90,7 +95,24 @@ class _Cost:
         return float(fit + (self.ridge * weights.square()).sum() / 2)
 
     def step(self, weights: Tensor) -> tuple[Tensor, float]:
-        """Return Newton's step [channel + 1, class], and how much the cost falls along it at first."""
+        """Return a step [channel + 1, class] that lowers the cost, and how much it falls along it at first."""
+        return self._bounded(weights) if weights.numel() > _LARGEST else self._newton(weights)
+
+    def _bounded(self, weights: Tensor) -> tuple[Tensor, float]:
+        """Newton's step with an upper bound in place of the Hessian, one small matrix for all classes.
+
+        Boehning, "Multinomial logistic regression algorithm" (1992).
+        """
+        if self._bound is None:
+            bound = self.inputs.T @ (self.share[:, None] * self.inputs) / 2
+            bound.diagonal().add_(self.ridge[:, 0] + _SMALL)
+            self._bound = torch.linalg.cholesky(bound)
+        probabilities = torch.softmax(self.inputs @ weights, dim=1)
+        gradient = self.inputs.T @ (self.share[:, None] * (probabilities - self.one_hot)) + self.ridge * weights
+        solved = torch.cholesky_solve(gradient, self._bound)
+        return -solved, float((gradient * solved).sum())
+
+    def _newton(self, weights: Tensor) -> tuple[Tensor, float]:
         shares = self.share[:, None] * torch.softmax(self.inputs @ weights, dim=1)
         gradient = self.inputs.T @ (shares - self.share[:, None] * self.one_hot) + self.ridge * weights
         rows, columns = weights.shape

@@ -141,7 +141,7 @@ def analyse_candidates(
     networks |= {name: SavedModel.new(config, settings.seed + row).network() for row, name in enumerate(random)}
     layers = hidden_layers(config.architecture)
     features = FeatureSettings(
-        voxels=_within_memory(settings, candidates[0], len(data), len(networks)),
+        voxels=_within_memory(settings, candidates[0], len(data) + len(source_data or ()), len(networks)),
         device=settings.device,
         layers=(*layers, LOGITS),
         precision=settings.precision,

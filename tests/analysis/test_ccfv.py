@@ -35,6 +35,16 @@ def test_class_distance_is_the_mean_over_classes_and_pairs_of_subjects(seed) -> 
     assert found == pytest.approx(np.mean(expected), rel=1e-4)
 
 
+def test_of_many_subjects_some_pairs_stand_for_all() -> None:
+    """Twenty subjects have 190 pairs; their features differ by one number, drawn for each."""
+    rng = np.random.default_rng(0)
+    moves = rng.normal(size=20)
+    features = [torch.tensor([[move, 0.0], [move, 0.0]]) for move in moves]
+    labels = [torch.ones(2, dtype=torch.int64)] * 20
+    everyone = np.mean([abs(moves[i] - moves[j]) for i in range(20) for j in range(i)])
+    assert class_distance(features, labels, 2) == pytest.approx(everyone, rel=0.15)
+
+
 def test_energy_of_opposite_and_orthogonal_directions() -> None:
     """On the unit circle at 0, 90 and 180 degrees: distances sqrt 2, sqrt 2 and 2."""
     directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]).double()

@@ -16,6 +16,7 @@ from deepmedic.analysis.frechet import (
     relative_diagonal_distance,
     relative_distance,
     squared_distance,
+    squared_distance_of_samples,
 )
 
 
@@ -52,6 +53,15 @@ def test_a_shift_moves_the_mean_only(two_clouds) -> None:
     moved = features + torch.tensor([3.0, 0.0, 0.0, 4.0])
     assert squared_distance(Gaussian.fitted(features), Gaussian.fitted(moved)) == pytest.approx(25.0, rel=1e-4)
     assert squared_distance(Gaussian.fitted(features), Gaussian.fitted(features)) == pytest.approx(0.0, abs=1e-6)
+
+
+@settings(max_examples=20)
+@given(seed=st.integers(0, 999), voxels=st.sampled_from([(2, 3), (5, 40), (30, 8)]))
+def test_samples_have_the_distance_of_their_fits(seed, voxels) -> None:
+    rng = np.random.default_rng(seed)
+    one, other = (torch.tensor(rng.normal(size=(count, 6)) * (1 + number)) for number, count in enumerate(voxels))
+    expected = squared_distance(Gaussian.fitted(one), Gaussian.fitted(other))
+    assert squared_distance_of_samples(one, other) == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
 def test_fewer_voxels_than_channels_have_a_distance() -> None:

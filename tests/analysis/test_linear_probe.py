@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from deepmedic.analysis import linear_probe
 from deepmedic.analysis.linear_probe import RIDGE, fit_probe
 
 
@@ -27,6 +28,16 @@ def test_is_the_minimum_that_scipy_finds() -> None:
     expected = minimize(cost, np.zeros(12), method="BFGS", options={"gtol": 1e-8}).x[:9].reshape(3, 3)
     found = fit_probe(torch.tensor(features), torch.tensor(labels), 3)
     np.testing.assert_allclose(found.weights, expected, atol=2e-5)
+
+
+def test_very_many_weights_are_fitted_nearly_as_well(two_clouds, monkeypatch) -> None:
+    features, labels = two_clouds(1.5, 200)
+    exact = fit_probe(features, labels, 2)
+    monkeypatch.setattr(linear_probe, "_LARGEST", 0)
+    bounded = fit_probe(features, labels, 2)
+    assert not torch.equal(exact.weights, bounded.weights)
+    difference = exact.log_probabilities(features).exp() - bounded.log_probabilities(features).exp()
+    assert difference.abs().max() < 1e-3
 
 
 def test_separates_what_is_separable_and_guesses_what_is_noise(two_clouds) -> None:
