@@ -164,6 +164,7 @@ class SegmentSource:
             in_use: whether batches of the last subepoch will still be asked for.
         """
         self._reader.want(())
+        self.sampler.close()  # versions computed ahead; the thread comes back when it is needed
         return self.pool.shrink(subepoch_bytes(self.data, self.settings.cases), keep_table=in_use)
 
     def close(self) -> None:
