@@ -5,13 +5,16 @@ A training without phases is one of a single phase.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from deepmedic.config.training import EarlyStoppingConfig, TrainConfig
 from deepmedic.errors import ModelError
 from deepmedic.training.log_lines import cost_terms
 from deepmedic.training.state import PhaseState, TrainingState
+
+log = logging.getLogger(__name__)
 
 _OPTIMISERS = {0: "SGD", 1: "Adam", 2: "RMSProp"}
 
@@ -51,6 +54,39 @@ def failed(config: TrainConfig, state: TrainingState) -> bool:
 def restores_best(stopping: EarlyStoppingConfig) -> bool:
     """Return whether a phase ends with the weights of the best epoch so far."""
     return stopping.patience is not None and stopping.restore_best
+
+
+def best_weights(
+    config: TrainConfig,
+    state: TrainingState,
+    read: Callable[[int], dict[str, Any] | None],
+    *,
+    even_if_newest: bool,
+) -> dict[str, Any] | None:
+    """Return the weights of the best epoch if a phase that is over ends with them.
+
+    Args:
+        config: of the session as a whole.
+        state: of the training.
+        read: reads the weights of an earlier checkpoint; None if it is gone.
+        even_if_newest: read them also if the best checkpoint is the newest one.
+
+    Returns:
+        The weights; None where those of the network are the ones.
+    """
+    best = state.best
+    if best is None or not restores_best(config.in_phase(state.phase["index"]).early_stopping):
+        return None
+    if best["save_index"] == state.save_index and not even_if_newest:
+        return None
+    weights = read(best["save_index"])
+    if weights is None:
+        log.warning("The checkpoint of the best epoch #%d is gone: the last weights are kept.", best["epoch"])
+    elif state.finished:
+        log.info("The final model holds the weights of epoch #%d, the best one.", best["epoch"])
+    else:
+        log.info("The next phase begins with the weights of epoch #%d, the best one.", best["epoch"])
+    return weights
 
 
 def refuse_other_past(phase: PhaseState, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

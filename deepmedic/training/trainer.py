@@ -381,20 +381,8 @@ class Trainer:
         if phases.failed(self.session, state):
             log.info("The phase is undone: the weights that it began with are restored.")
             return self._phase_start
-        best = state.best
-        if not phases.restores_best(self.config.early_stopping) or best is None:
-            return None
-        is_current = best["save_index"] == state.save_index
-        if is_current and (state.finished or self.average is None):
-            return None
-        weights = self.parts.read_weights(best["save_index"])
-        if weights is None:
-            log.warning("The checkpoint of the best epoch #%d is gone: the last weights are kept.", best["epoch"])
-        elif state.finished:
-            log.info("The final model holds the weights of epoch #%d, the best one.", best["epoch"])
-        else:
-            log.info("The next phase begins with the weights of epoch #%d, the best one.", best["epoch"])
-        return weights
+        is_saved = not state.finished and self.average is not None  # and the network has others than were saved
+        return phases.best_weights(self.session, state, self.parts.read_weights, even_if_newest=is_saved)
 
     def _phase_name(self) -> str:
         return self.session.phases[self.state.phase["index"]].name if self.session.phases else ""
