@@ -17,6 +17,7 @@ from types import FrameType
 from deepmedic import arguments as command_line
 from deepmedic.arguments import Arguments
 from deepmedic.errors import DeepMedicError
+from deepmedic.logs import init_logging
 
 _DEFECT = 1
 _RESOURCES = 6
@@ -128,6 +129,7 @@ def _inspect(arguments: Arguments) -> int:
 def _self_test(arguments: Arguments) -> int:
     from deepmedic.sessions import selftest
 
+    init_logging(console=False)  # the table says all
     table, passed = selftest.run(arguments.device)
     sys.stdout.write(table + "\n")
     return 0 if passed else 1

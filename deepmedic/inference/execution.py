@@ -36,7 +36,10 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 _CPU = torch.device("cpu")
 _HALVINGS = 5  # of the memory for a tile, before another remedy is tried
-_MEMORY_MESSAGES = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc")
+_MEMORY_MESSAGES = (
+    *("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc"),
+    *("could not create a primitive", "could not create a memory"),  # oneDNN does not say why
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -70,7 +70,14 @@ def variant(source, axes, **changes):
 def test_a_config_of_the_original_goes_on_with_a_warning(study, run, source):
     write_coarse_case(study)
     path = study.folder / "python.cfg"
-    lines = study.test().read_text().replace("= true", "= True").replace("{", "{'").replace(" = True}", "': True}")
+    lines = (
+        study.test()
+        .read_text()
+        .replace("= true", "= True")
+        .replace("= false", "= False")
+        .replace("{", "{'")
+        .replace(" = True}", "': True}")
+    )
     path.write_text(lines + "saveSegmentation = True\n")
     outcome = run("-test", path, "-model", variant(source, "LAS"), "-check")
     assert outcome.code == 0
@@ -91,7 +98,7 @@ def test_a_spacing_that_the_model_does_not_know(study, run):
     outcome = run("-test", study.test(resampleTo="model"), "-model", initial)
     assert outcome.code == 3
     assert 'resampleTo: found "model", but the model does not know with which spacing it was trained' in outcome.err
-    assert "test.cfg:8" in outcome.err
+    assert "test.cfg:9" in outcome.err
 
 
 @pytest.mark.parametrize("roi", [True, False], ids=["roi", "whole"])
