@@ -83,6 +83,7 @@ def test_config_text(config: TrainConfig, session: str, part: PartListing) -> st
         "roiMasks": _text(part.path("roi")),
         "namesForPredictionsPerCase": _text(part.path("names")),
         "batchsize": config.volume_batch_size,
+        "report": None if config.report else False,
         "tiling": "segments" if config.source.dialect != "toml" else None,
     }
     for section in (config.validation_output, config.preprocessing, config.execution):

@@ -63,6 +63,7 @@ def test_a_split_trains_validates_and_leaves_the_rest_for_a_test(study, run):
     assert outcome.code == 0, outcome.err
     rows = json.loads((study.out / "predictions" / "first_test" / "metrics.json").read_text())["rows"]
     assert {row["case"] for row in rows} == set(found["test"])
+    assert "report = false" in test_config.read_text()  # as the training's config says
 
 
 def test_the_listing_files_of_a_part_name_the_images_of_its_cases(study, run):
