@@ -57,6 +57,12 @@ OPTIONS = (
         "-pretrainedConfig", "pretrained_config", "The architecture of X, where X does not hold it.", "MODEL.cfg"
     ),
     CommandOption("-layers", "layers", "With -pretrained: only these depths of X, counted from 1.", "DEPTH..."),
+    CommandOption(
+        "-initialisation",
+        "initialisation",
+        "With -pretrained: what is taken of layers: WT (weights), ST (only their statistics), WT-ST-3, shuffle.",
+        "NAME",
+    ),
     CommandOption("-grow", "grow", "With -pretrained: make the larger model compute what X computes.", "exact"),
     CommandOption("-adapt", "adapt", "Write a model like A for other classes or channels.", "A.save"),
     CommandOption("-classes", "classes", "With -adapt: names of the classes, or their number.", "NAME..."),
@@ -139,6 +145,8 @@ class Arguments:
     pretrained: Path | None = None
     pretrained_config: Path | None = None
     layers: tuple[int, ...] | None = None
+    initialisation: str | None = None
+    """What is taken of the layers of `pretrained`; None: their weights."""
     grow: str | None = None
     adapt: Path | None = None
     classes: tuple[str, ...] = ()
@@ -328,6 +336,8 @@ def _refuse_contradictions(arguments: Arguments) -> None:
     if arguments.new_configs and not arguments.output:
         raise CommandLineError("-newConfigs needs to know where to write: add -output FOLDER.")
     _refuse_other_folds(arguments)
+    if arguments.grow and arguments.initialisation:
+        raise CommandLineError("-grow and -initialisation contradict each other: what grows computes what it did.")
     if arguments.new_model and (arguments.model or arguments.load):
         other = "-model" if arguments.model else "-load"
         raise CommandLineError(f"-newModel and {other} contradict each other: a model is either new or loaded.")
@@ -369,7 +379,7 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
         (_writes_a_file(arguments), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),
-        (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-grow"), "-pretrained"),
+        (bool(arguments.pretrained), ("-pretrainedConfig", "-layers", "-initialisation", "-grow"), "-pretrained"),
         (bool(arguments.adapt), ("-classes", "-channels", "-classFrequencies"), "-adapt"),
         (bool(arguments.plot), ("-detailed", "-plotClasses", "-movingAverage"), "-plot"),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from deepmedic.arguments import Arguments
+from deepmedic.config.initialisation import Initialisation
 from deepmedic.config.load import load_model_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.errors import CommandLineError, ModelError
@@ -18,6 +19,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.weights import is_npz, is_tensorflow, read_any, weights_digest
 from deepmedic.transfer.options import TransferOptions
 from deepmedic.transfer.report import TransferReport, TransferResult
+from deepmedic.transfer.statistics_transfer import initialise
 from deepmedic.transfer.transplant import transplant
 
 log = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Pretraining:
     """A's architecture, for sources that do not hold it; None for arrays: that of the new model."""
     layers: tuple[int, ...] | None
     grow: Growth | None
+    initialisation: Initialisation | None = None
+    """What is taken of the layers; None: their weights. If given, the classification layer is always new."""
 
     @property
     def is_gone(self) -> bool:
@@ -49,6 +53,7 @@ class Pretraining:
         weights = None if by_path else weights_digest(self.source)
         config = self.config.to_dict() if self.config else None
         plain = [weights or str(self.source.resolve()), self.layers, self.grow, config]
+        plain += [self.initialisation.name] if self.initialisation else []
         return hashlib.sha256(json.dumps(plain).encode()).hexdigest()
 
 
@@ -56,7 +61,7 @@ def requested(arguments: Arguments) -> Pretraining | None:
     """What `-pretrained` and the options beside it ask for; None when it is not given.
 
     Raises:
-        CommandLineError: another kind of growth than "exact".
+        CommandLineError: another kind of growth than "exact", or no initialisation that takes anything.
         ConfigError: mistakes in the config that `-pretrainedConfig` names.
     """
     if arguments.pretrained is None:
@@ -65,7 +70,18 @@ def requested(arguments: Arguments) -> Pretraining | None:
     if grow is not None and grow not in get_args(Growth):
         raise CommandLineError(f"-grow {grow}: the only kind of growth is exact.")
     config = load_model_config(arguments.pretrained_config) if arguments.pretrained_config else None
-    return Pretraining(arguments.pretrained, config, arguments.layers, "exact" if grow else None)
+    initialisation = None if arguments.initialisation is None else _initialisation(arguments.initialisation)
+    return Pretraining(arguments.pretrained, config, arguments.layers, "exact" if grow else None, initialisation)
+
+
+def _initialisation(name: str) -> Initialisation:
+    try:
+        found = Initialisation.of(name)
+    except ValueError as problem:
+        raise CommandLineError(f"-initialisation {name}: {problem}.") from problem
+    if found.rest == "nothing":
+        raise CommandLineError(f"-initialisation {name} takes nothing from -pretrained; leave both out.")
+    return found
 
 
 def pretrain(target: SavedModel, pretraining: Pretraining) -> TransferResult:
@@ -78,15 +94,23 @@ def pretrain(target: SavedModel, pretraining: Pretraining) -> TransferResult:
     options = TransferOptions(
         layers=pretraining.layers,
         new_channels=target.config.new_channels,
-        transfer_classes=target.config.transfer_classes,
+        transfer_classes=target.config.transfer_classes and pretraining.initialisation is None,
         grow=pretraining.grow,
         class_frequencies=target.config.class_frequencies,
         source_sha256=sha256,
     )
     try:
+        if pretraining.initialisation is not None:
+            return initialise(source, target, pretraining.initialisation, options, _seed_of(target))
         return transplant(source, target, options)
     except ModelError as error:
         raise ModelError(f"-pretrained {path}: {error}") from error
+
+
+def _seed_of(target: SavedModel) -> int:
+    """The seed that the new model was drawn from."""
+    assert target.provenance is not None  # a new model tells how it was made
+    return int(target.provenance["seed"])
 
 
 def _read_source(target: SavedModel, pretraining: Pretraining) -> tuple[Path, SavedModel, str]:

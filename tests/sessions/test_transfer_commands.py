@@ -448,3 +448,40 @@ class TestAdapt:
         assert (outcome.code, message in outcome.err) == (code, True), outcome.err
         assert sorted(study.folder.rglob("*")) == before
         assert source.read_bytes() == content
+
+
+class TestInitialisation:
+    def test_statistics_alone_come_over(self, study, source, new_model) -> None:
+        made = new_model(study.folder / "model.cfg", "-initialisation", "ST")
+        given, found = checkpoints.load(source)["parameters"], made["parameters"]
+        assert made["provenance"]["initialisation"] == "ST"
+        assert not torch.equal(found["normal/2/weight"], given["normal/2/weight"])
+        assert float(found["normal/2/weight"].std()) == pytest.approx(float(given["normal/2/weight"].std()), rel=0.2)
+
+    def test_the_classification_layer_is_new_whatever_the_config_says(self, study, source, new_model) -> None:
+        made = new_model(study.model("B", transferClasses=True), "-initialisation", "WT")
+        given = checkpoints.load(source)["parameters"]
+        assert torch.equal(made["parameters"]["fc/1/weight"], given["fc/1/weight"])
+        assert not torch.equal(made["parameters"]["fc/2/weight"], given["fc/2/weight"])
+
+    def test_it_is_part_of_a_sessions_origin(self, study, source, run) -> None:
+        words = ["-newModel", study.folder / "model.cfg", "-pretrained", source]
+        words += ["-train", study.train(numberOfEpochs=1, **QUICK)]
+        assert run(*words, "-initialisation", "ST").code == 0
+        assert "is finished" in run(*words, "-initialisation", "ST").err + study.log
+        assert run(*words).code == 5
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [
+            (["-initialisation", "SW"], "-initialisation SW: found 'SW'; allowed: \"WT\" (weights)"),
+            (["-initialisation", "RI"], "-initialisation RI takes nothing from -pretrained; leave both out."),
+            (["-initialisation", "ST", "-grow", "exact"], "-grow and -initialisation contradict each other"),
+        ],
+        ids=["unknown", "nothing", "grow"],
+    )
+    def test_what_makes_no_sense_is_refused(self, study, source, run, words, message) -> None:
+        outcome = run("-newModel", study.folder / "model.cfg", "-pretrained", source, *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+        assert not study.out.exists()
