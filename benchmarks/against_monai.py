@@ -8,10 +8,11 @@ the ROI is the mask given, or an ellipsoid):
 
   ours         the default three-pathway model with `tiling = "auto"`, as an inference session predicts a case
   twin         a twin of that model whose convolutions are padded, so that it can be used like any other network, by
-               MONAI's `sliding_window_inference` (windows of 96^3, its default overlap of 0.25), on the bounding box of
+               MONAI's `sliding_window_inference` (windows of 96^3, its default overlap of 0.25)
+  nnU-Net      a U-Net of the size that nnU-Net plans for such scans (MONAI's DynUNet; 32 to 320 feature maps), windows
+               of 128^3 that overlap by half, weighted
 
-
-               128^3 that overlap by half, weighted, on the bounding box of the ROI
+The two others are given the bounding box of the ROI only.
 
 Times are from tensors on the host to probabilities on the host; medians after one run of each.
 """
