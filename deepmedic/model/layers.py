@@ -354,6 +354,8 @@ def _convolve_by_onednn(images: Tensor, weight: Tensor) -> Tensor:
 
 def _mirror_pad(images: Tensor, sides: geometry.Sides3) -> Tensor:
     """Pad as in cba|abc|cba: the edge voxel is repeated, unlike in torch's "reflect"."""
+    if not torch.is_grad_enabled():
+        return _mirror_pad_in_place(images, sides)
     for axis, (before, after) in enumerate(sides, 2):
         if before or after:
             size = images.shape[axis]
@@ -361,3 +363,20 @@ def _mirror_pad(images: Tensor, sides: geometry.Sides3) -> Tensor:
             last = images.narrow(axis, size - after, after).flip(axis)
             images = torch.cat([first, images, last], dim=axis)
     return images
+
+
+def _mirror_pad_in_place(images: Tensor, sides: geometry.Sides3) -> Tensor:
+    """The same with one copy of the images in place of one for each axis."""
+    size = [length + before + after for length, (before, after) in zip(images.shape[2:], sides, strict=True)]
+    layout = torch.channels_last_3d if images.device.type == "cpu" else torch.contiguous_format
+    padded = torch.empty((*images.shape[:2], *size), dtype=images.dtype, device=images.device, memory_format=layout)
+    inside = padded
+    for axis, (before, _) in enumerate(sides, 2):
+        inside = inside.narrow(axis, before, images.shape[axis])
+    inside.copy_(images)
+    # Axis by axis over the full size of the others: edges of later axes are written once more when their turn comes.
+    for axis, (before, after) in enumerate(sides, 2):
+        end = before + images.shape[axis]
+        padded.narrow(axis, 0, before).copy_(padded.narrow(axis, before, before).flip(axis))
+        padded.narrow(axis, end, after).copy_(padded.narrow(axis, end - after, after).flip(axis))
+    return padded

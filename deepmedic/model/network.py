@@ -66,8 +66,10 @@ class DeepMedicNet(nn.Module):
         output_size = self.architecture.output_size(spatial_size(inputs[0]))
         features: dict[tuple[int, int], Tensor] = {}
 
-        def watcher(number: int, pathway: Pathway) -> Watcher:
-            ranges = wanted.get(number, {})
+        def watcher(number: int, pathway: Pathway) -> Watcher | None:
+            ranges = wanted.get(number)
+            if not ranges:
+                return None
 
             def keep(layer: int, output: Tensor) -> None:
                 if layer - 1 in ranges:

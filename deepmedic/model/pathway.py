@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -90,17 +91,23 @@ class BlockSequence(nn.Module):
             if watch is not None:
                 watch(layer, output)
             if layer in self.pathway.residual_layers:
-                output = _add_residual(output, previous_input)
+                # What is watched may be kept, and what has a gradient is needed as it is.
+                in_place = watch is None and not torch.is_grad_enabled()
+                output = _add_residual(output, previous_input, in_place=in_place)
             block_input, previous_input = output, block_input
         return output
 
 
-def _add_residual(output: Tensor, earlier: Tensor | PathwayOutputs) -> Tensor:
+def _add_residual(output: Tensor, earlier: Tensor | PathwayOutputs, *, in_place: bool) -> Tensor:
     """Add the central part of an earlier layer's input; channels it lacks count as zero, surplus ones are cut."""
     if isinstance(earlier, PathwayOutputs):
         earlier = earlier.full_resolution()
     size, earlier_size = spatial_size(output), spatial_size(earlier)
     start = geometry.residual_crop_start(earlier_size, size)
+    if in_place:
+        channels = min(output.shape[1], earlier.shape[1])
+        output[:, :channels] += crop(earlier[:, :channels], start, size)
+        return output
     pads = [0, output.shape[1] - earlier.shape[1]]  # last axis first, before and after; below 0 cuts
     for axis in range(3):
         pads = [-start[axis], start[axis] + size[axis] - earlier_size[axis], *pads]

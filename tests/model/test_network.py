@@ -136,6 +136,19 @@ class TestForward:
         alone = torch.cat([net(*(images[i : i + 1] for images in inputs)) for i in range(3)])
         torch.testing.assert_close(net(*inputs), alone, rtol=1e-5, atol=1e-5)
 
+    @settings(max_examples=30, deadline=None)
+    @given(architecture=architectures())
+    def test_what_needs_no_gradient_is_computed_to_the_same_result(self, architecture: Architecture) -> None:
+        """Without gradients residuals are added in place, padding copies once and dropout scales the weights."""
+        net = with_random_statistics(DeepMedicNet(architecture).eval())
+        segment = tuple(field + 2 for field in architecture.receptive_field)
+        inputs = random_inputs(architecture, segment)
+        plain = net(*inputs)
+        everything = {number: {0: (0, 99), 1: (0, 99)} for number in range(len(architecture.pathways))}
+        with torch.no_grad():
+            for logits in (net(*inputs), net.forward_features(*inputs, wanted=everything)[0]):
+                torch.testing.assert_close(logits, plain.detach(), rtol=1e-4, atol=1e-5)
+
     def test_bfloat16_stays_close_to_float32_with_statistics_in_float32(self) -> None:
         architecture = without_dropout(small_architecture())
         inputs = random_inputs(architecture, SEGMENT)
