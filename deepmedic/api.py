@@ -143,7 +143,7 @@ def segment(
     """Segment one case, as `-test` does, and return probabilities and labels as arrays.
 
     Images are padded, and normalised as in the training of the model. Arrays must run along the axes that the training
-    images had (`model.data.axis_order`); files are checked for it.
+    images had (`model.data.axis_order`); files are turned to them in memory.
 
     Args:
         model: a model, or where one is saved; or several, whose probabilities are averaged.

@@ -7,7 +7,7 @@ from pathlib import Path
 from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.phase_checks import check_phases, check_recipe
-from deepmedic.config.sections import DataConfig, OutputConfig, PreprocessingConfig
+from deepmedic.config.sections import AXIS_ORDERS, DataConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import Refusals, listed, printable
 from deepmedic.config.training import TrainConfig
 
@@ -250,7 +250,17 @@ class SessionChecks:
         if output.save_feature_maps and not any(any(layers) for layers in ranges.values()):
             self.notes.append(f"saveIndividualFms{suffix} is on, but no minMaxIndices key chooses feature maps to save")
 
+    def _orientation(self, preprocessing: PreprocessingConfig) -> None:
+        found = preprocessing.orientation
+        if self._refusals.usable("orientation") and found not in ("asStored", *AXIS_ORDERS):
+            self._refusals.refuse(
+                "orientation",
+                f'found "{found}"; allowed: "asStored", or where the three axes point, one letter of each of R and L, '
+                'A and P, S and I, such as "RAS" or "LPS"',
+            )
+
     def _normalisation(self, preprocessing: PreprocessingConfig, data: DataConfig) -> None:
+        self._orientation(preprocessing)
         if not preprocessing.check_inputs:
             self.notes.append("run_input_checks = false has no effect: labels and masks are always checked")
         key, zscore = "norm_zscore_prms", preprocessing.zscore

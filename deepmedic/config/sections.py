@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from deepmedic.config.options import option
+
+AXIS_ORDERS = tuple(
+    "".join(letters) for pairs in itertools.permutations(("RL", "AP", "SI")) for letters in itertools.product(*pairs)
+)
+"""Where the three axes of an array may point: right or left, anterior or posterior, superior or inferior."""
 
 REPORT_DOC = (
     "Whether reports/<session>.html is written at the end: one page for any browser with curves, metrics and a viewer "
@@ -154,13 +160,14 @@ class PreprocessingConfig:
         doc="Millimetres by which the corners of two images of one case may lie apart according to their headers. A "
         "difference of axis directions is never tolerated.",
     )
-    orientation: Literal["asStored", "RAS"] = option(
+    orientation: str = option(
         "orientation",
         "asStored",
         origin="new",
         doc='Axis order in which cases are worked on: "asStored" takes the files as they are and refuses mixed orders; '
         '"RAS" turns every case to right, anterior, superior in memory, in training and inference alike, and returns '
-        "results in each case's own axes.",
+        'results in each case\'s own axes. So do other orders, such as "LPS": an inference with a model that was '
+        "trained on files as they were stored takes the order of those.",
     )
     resample_to: Literal["model"] | tuple[float, float, float] | None = option(
         "resampleTo",

@@ -1,7 +1,7 @@
 """Strict reading and exact writing of NIfTI volumes.
 
 A volume is judged by its header first (`read_header`), then read whole (`read_voxels`). Under `orientation = "RAS"` a
-case lives in memory with its axes turned (`in_ras`, `to_memory`) and its results are turned back (`to_native`).
+case lives in memory with its axes turned (`in_axes`, `to_memory`) and its results are turned back (`to_native`).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from deepmedic.errors import DataError, ResourceError
 __all__ = [
     "VolumeHeader",
     "array_header",
+    "in_axes",
     "in_ras",
     "read_header",
     "read_voxels",
@@ -76,11 +77,18 @@ def read_voxels(ref: ImageRef, header: VolumeHeader, notes: list[str] | None = N
 
 
 def in_ras(header: VolumeHeader) -> VolumeHeader:
-    """Return the header of the same volume with its array axes turned to point right, anterior and superior.
+    """Return the header of the same volume with its array axes turned to point right, anterior and superior."""
+    return in_axes(header, "RAS")
+
+
+def in_axes(header: VolumeHeader, codes: str) -> VolumeHeader:
+    """Return the header of the same volume with its array axes turned to point where `codes` says, such as "LPS".
 
     Axes are only swapped and reversed, never resampled, so an oblique volume stays oblique.
     """
-    (x, flip_x), (y, flip_y), (z, flip_z) = nib.io_orientation(header.affine).astype(int).tolist()
+    wanted = nib.orientations.axcodes2ornt(tuple(codes))
+    turn = nib.orientations.ornt_transform(nib.io_orientation(header.affine), wanted)
+    (x, flip_x), (y, flip_y), (z, flip_z) = turn.astype(int).tolist()
     orientation: Orientation = ((x, flip_x), (y, flip_y), (z, flip_z))
     shape = [0, 0, 0]
     for stored_axis, (axis, _) in enumerate(orientation):

@@ -43,7 +43,7 @@ _UNREADABLE = {
 class VolumeHeader:
     """What the header of one 3D image says, after it was judged sound.
 
-    `shape`, `affine`, `spacing` and `axis_codes` describe the array in memory: as stored, unless `in_ras` turned it.
+    `shape`, `affine`, `spacing` and `axis_codes` describe the array in memory: as stored, unless `in_axes` turned it.
     """
 
     path: Path
@@ -70,7 +70,7 @@ class VolumeHeader:
     n_volumes: int = 1
     """Volumes in the file, of which this is one."""
     orientation: Orientation | None = None
-    """How `in_ras` turned the array; None: as stored."""
+    """How `in_axes` turned the array; None: as stored."""
     notes: tuple[str, ...] = ()
     """What is unusual about the header but harmless."""
     resampled_from: VolumeHeader | None = None

@@ -14,7 +14,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.data import geometry_checks, voxel_checks
 from deepmedic.data.cases import Case, ImageRef
-from deepmedic.data.nifti import VolumeHeader, in_ras, read_header, read_voxels, to_memory
+from deepmedic.data.nifti import VolumeHeader, in_axes, read_header, read_voxels, to_memory
 from deepmedic.data.resampling import labels_to_model_grid, mask_to_model_grid, resampled_header, to_model_grid
 from deepmedic.errors import DataError, DeepMedicError, ProblemList
 
@@ -24,7 +24,7 @@ Check = Callable[[np.ndarray, list[str]], np.ndarray]
 
 @dataclass
 class LoadedCase:
-    """Checked voxels of one case; spatial axes x, y, z (of channel 1's file, or RAS when `orientation = "RAS"`)."""
+    """Checked voxels of one case; spatial axes x, y, z (of channel 1's file, or those of the key `orientation`)."""
 
     case: Case
     header: VolumeHeader
@@ -188,7 +188,8 @@ def _check(
     headers = [header for _, header in images]
     count = len(case.channels)
     first = next(header for header in headers[:count] if header)
-    in_memory = in_ras(first) if preprocessing.orientation == "RAS" else first
+    stored = preprocessing.orientation == "asStored"
+    in_memory = first if stored else in_axes(first, preprocessing.orientation)
     if preprocessing.resample_to is not None:
         if preprocessing.resample_to == "model":
             raise ValueError("the spacing of the model must be looked up before cases are read")

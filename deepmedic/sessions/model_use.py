@@ -103,17 +103,17 @@ def compare_with_training(data: DataSet, model: SavedModel, *, refuse_other_spac
     notes: list[str] = []
     if trained.axis_order is None or not data.headers:
         return notes
-    if data.preprocessing.orientation != trained.orientation:
+    if data.preprocessing.orientation not in (trained.orientation, trained.axis_order):
         raise DataError(
             f'the model was trained with orientation = "{trained.orientation}", this config says '
-            f'"{data.preprocessing.orientation}"; set orientation = "{trained.orientation}".'
+            f'"{data.preprocessing.orientation}"; set orientation = "{trained.axis_order}", as its images ran.'
         )
     codes = data.headers[0].header.axis_codes
     if codes != trained.axis_order:
         raise DataError(
             f"{data.headers[0].header.path}: the axes of this image run {codes}, those of the training images ran "
-            f"{trained.axis_order}; the network would see it flipped or turned. Store the images as in training, or "
-            'train and segment with orientation = "RAS".'
+            f"{trained.axis_order}; the network would see it flipped or turned. Set orientation = "
+            f'"{trained.axis_order}", which turns each case in memory and returns its results in its own axes.'
         )
     tolerance = data.preprocessing.spacing_tolerance
     spacing = other_spacing(data, model, tolerance)

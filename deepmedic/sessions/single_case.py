@@ -14,7 +14,7 @@ from deepmedic import devices
 from deepmedic.config.binding import bind
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
-from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
+from deepmedic.config.sections import AXIS_ORDERS, PreprocessingConfig, ZScoreConfig
 from deepmedic.config.source import ConfigFile
 from deepmedic.data import voxel_checks
 from deepmedic.data.cases import Case, ImageRef, image_ref
@@ -96,6 +96,8 @@ def trained_preprocessing(
 ) -> PreprocessingConfig:
     """Return how the images of a model are to be prepared: as in its training, where that is known.
 
+    Cases that are stored along other axes than those of training are turned in memory.
+
     Args:
         zscore: normalisation instead of that of training; a mapping has the sub-keys of `norm_zscore_prms`.
 
@@ -103,6 +105,7 @@ def trained_preprocessing(
         ConfigError: an unknown sub-key, or a value of another type or range.
     """
     data = model.data
+    axes = next((order for order in (data.axis_order, data.orientation) if order in AXIS_ORDERS), "asStored")
     if isinstance(zscore, Mapping):
         zscore = bind(ConfigFile(Path("zscore"), "python", dict(zscore), {}), ZScoreConfig)
     elif zscore is None:
@@ -110,7 +113,7 @@ def trained_preprocessing(
     return PreprocessingConfig(
         pad_images=True if data.pad_images is None else data.pad_images,
         zscore=zscore,
-        orientation="RAS" if data.orientation == "RAS" else "asStored",
+        orientation=axes,
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from deepmedic.data.cases import ImageRef
-from deepmedic.data.nifti import in_ras, read_header, read_voxels, to_memory, to_native
+from deepmedic.data.nifti import in_axes, in_ras, read_header, read_voxels, to_memory, to_native
 from deepmedic.errors import DataError, ResourceError
 
 OBLIQUE = np.array([[0.9, -0.3, 0.1, -12.5], [0.2, 1.9, 0.4, 7.25], [-0.1, -0.2, 2.8, 3.0], [0, 0, 0, 1]])
@@ -354,3 +354,18 @@ def test_turning_to_ras_agrees_with_nibabel_and_is_undone_exactly(tmp_path: Path
     np.testing.assert_array_equal(to_native(several, turned), np.stack([values, values + 1]))
     np.testing.assert_array_equal(to_memory(to_native(several, turned), turned), several)
     assert to_native(values, header) is values
+
+
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "ASL", "PIR"])
+def test_turning_to_any_axes_agrees_with_nibabel_and_is_undone_exactly(tmp_path: Path, codes: str) -> None:
+    path = save(tmp_path / "a.nii", counting(), OBLIQUE)
+    header, image = read_header(ImageRef(path)), nib.load(path)
+    wanted = nib.orientations.axcodes2ornt(tuple(codes))
+    oracle = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), wanted))
+
+    turned = in_axes(header, codes)
+    in_memory = to_memory(read_voxels(ImageRef(path), header), turned)
+    np.testing.assert_array_equal(in_memory, np.asanyarray(oracle.dataobj))
+    np.testing.assert_allclose(turned.affine, oracle.affine, atol=1e-5)
+    assert (turned.shape, turned.axis_codes) == (oracle.shape, codes)
+    np.testing.assert_array_equal(to_native(in_memory, turned), counting())

@@ -250,6 +250,12 @@ class TestModels:
             study.write_image(2, kind, np.asarray(image.dataobj), np.diag([-1, 1, 1.2, 1]))
         message = refused(4, "-test", study.folder / "test.cfg", "-model", study.newest())
         assert "the axes of this image run LAS, those of the training images ran RAS" in message
+        assert 'Set orientation = "RAS", which turns each case in memory' in message
+        assert run("-test", study.test(orientation="RAS"), "-model", study.newest(), "-check").code == 0
+        message = refused(4, "-test", study.test(orientation="LPS"), "-model", study.newest())
+        assert 'this config says "LPS"; set orientation = "RAS", as its images ran' in message
+        message = refused(3, "-test", study.test(orientation="RAR"), "-model", study.newest())
+        assert 'orientation: found "RAR"; allowed: "asStored", or where the three axes point' in message
 
 
 class TestSystem:

@@ -260,9 +260,35 @@ def test_other_files_beside_the_result_stay(place, segment, tmp_path):
     assert not (tmp_path / "sub1.nii.gz").exists()
 
 
-def test_other_axes_than_in_training_are_refused(place, segment, tmp_path):
+@pytest.mark.parametrize("codes", ["LAS", "PIR"])
+def test_images_along_other_axes_than_in_training_get_the_same_result_in_their_own(place, segment, tmp_path, codes):
+    """Turning loses nothing, so it is done unasked; the result lies on the images."""
+    assert segment("-images", *images(place), "-output", "plain.nii.gz")[0] == 0
+    plain = nib.load(tmp_path / "plain.nii.gz")
+    assert nib.aff2axcodes(plain.affine) == ("R", "A", "S")
+    turn = nib.orientations.ornt_transform(
+        nib.io_orientation(plain.affine), nib.orientations.axcodes2ornt(tuple(codes))
+    )
     for name in ("t1", "flair"):
         image = nib.load(place / "scans/case1" / f"{name}.nii.gz")
-        nib.save(image.as_reoriented([[0, -1], [1, 1], [2, 1]]), tmp_path / f"{name}.nii.gz")
-    code, _, err = segment("-images", "T1=t1.nii.gz", "FLAIR=flair.nii.gz", "-output", "seg.nii.gz")
-    assert (code, "the axes of this image run LAS, those of the training images ran RAS" in err) == (4, True)
+        nib.save(image.as_reoriented(turn), tmp_path / f"{name}.nii.gz")
+    assert segment("-images", "T1=t1.nii.gz", "FLAIR=flair.nii.gz", "-output", "seg.nii.gz")[0] == 0
+    found, expected = nib.load(tmp_path / "seg.nii.gz"), plain.as_reoriented(turn)
+    assert np.array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+    assert len(np.unique(expected.dataobj)) > 1
+    np.testing.assert_allclose(found.affine, nib.load(tmp_path / "t1.nii.gz").affine, atol=1e-5)
+
+
+def test_a_folder_of_cases_may_mix_axes(place, segment, tmp_path):
+    for case, turn in ((1, [[0, 1], [1, 1], [2, 1]]), (2, [[2, -1], [0, 1], [1, -1]])):
+        (tmp_path / f"scans/case{case}").mkdir(parents=True)
+        for name in ("t1", "flair"):
+            image = nib.load(place / "scans" / f"case{case}" / f"{name}.nii.gz")
+            nib.save(image.as_reoriented(turn), tmp_path / f"scans/case{case}/{name}.nii.gz")
+    assert segment("-images", "scans", "-output", "turned")[0] == 0
+    assert segment("-images", place / "scans", "-output", "stored")[0] == 0
+    for case in (1, 2):
+        found, expected = (nib.load(tmp_path / f"{folder}/case{case}_Segm.nii.gz") for folder in ("turned", "stored"))
+        canonical = nib.as_closest_canonical(found)
+        assert np.array_equal(np.asarray(canonical.dataobj), np.asarray(expected.dataobj))
+        np.testing.assert_allclose(canonical.affine, expected.affine, atol=1e-5)
