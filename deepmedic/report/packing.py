@@ -17,7 +17,7 @@ _LABEL_LEVEL = 6
 
 
 def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any]:
-    """Return a case as JSON-able values; volumes are read back by `unpack` in `viewer.js`, x running fastest."""
+    """Return a case as JSON-able values; volumes are read back by `unpack` in `volumes.js`, x running fastest."""
     return {
         "name": case.name,
         "shape": list(case.shape),

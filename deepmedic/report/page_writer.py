@@ -35,7 +35,7 @@ LARGEST_INLINE = 16_000_000
 """Bytes of cases inside the page; the worst come first, the rest lie in files beside it."""
 MOST_CASES = 100
 """With images; the table of metrics has all of them."""
-_SCRIPTS = ("page.js", "volumes.js", "viewer.js")
+_SCRIPTS = ("page.js", "volumes.js", "slices.js", "viewer.js")
 _READERS = 2
 
 

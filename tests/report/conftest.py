@@ -114,7 +114,15 @@ def make_content(make_case: Callable[..., CaseImages], model: Model) -> Callable
         return ReportContent(
             session=NASTY,
             kind="inference",
-            facts=(Facts("Run", {"command": NASTY, "further": {"seed": 0, "none": None, NASTY: [1, 2]}}),),
+            facts=(
+                Facts(
+                    "Run",
+                    {
+                        "command": NASTY,
+                        "further": {"seed": 0, "none": None, NASTY: [1, 2], "a": {"b": {"stage": "samples"}}},
+                    },
+                ),
+            ),
             warnings=(NASTY,),
             charts=(Chart(NASTY, (curve, Line(NASTY, (1.0, 2.0), (0.4, 0.8), True, 1)), unit_range=True),),
             summary=Table(("class", "over cases", "dice"), (("lesion", "mean", 0.5),)),

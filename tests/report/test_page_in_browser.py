@@ -205,7 +205,7 @@ def test_scripts_in_names_do_not_run_and_nothing_is_fetched(
 
     assert browser.complaints == []
     assert len(browser.requests) == 1
-    assert browser.run("document.scripts.length") == 5
+    assert browser.run("document.scripts.length") == 6
     assert NASTY in browser.run("document.getElementById('legend').textContent")
     refused = "fetch('https://example.org/').then(() => 'fetched', () => 'refused')"
     assert browser.run(refused) == "refused"
@@ -234,6 +234,8 @@ def test_the_page_fits_the_window(
     browser.wait(LOADED.format(0))
 
     assert browser.run("document.documentElement.scrollWidth") <= width
+    deep = "Array.from(document.querySelectorAll('dl.facts dd')).find((value) => value.textContent === 'samples')"
+    assert browser.run(f"{deep}.clientWidth") > 80  # nested facts have room too: words are not broken
     assert browser.run("document.getElementById('planes').clientHeight") <= (height if width > 1000 else 2 * height)
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
