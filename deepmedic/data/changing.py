@@ -71,7 +71,8 @@ class ChangedCases:
             original = self._original(key)
             if original is not None:
                 if self._executor is None:
-                    self._executor = ThreadPoolExecutor(1, thread_name_prefix="changer")
+                    # One core: several threads of several cores each would wait for each other most of the time.
+                    self._executor = ThreadPoolExecutor(1, "changer", torch.set_num_threads, (1,))
                 self._in_hand[key] = self._executor.submit(self._change(key), _copied(original))
 
 

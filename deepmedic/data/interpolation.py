@@ -16,6 +16,8 @@ import torch
 BOUNDARY_MODES = ("nearest", "constant", "mirror", "reflect", "wrap")
 SPLINE_ORDERS = (0, 1, 2, 3)
 
+# Modes in which a position outside the volume counts as the nearest one inside.
+_CLAMPING = ("nearest", "constant")
 # Edge voxels added on each side for mode "nearest" before coefficients are computed, as scipy does.
 _EDGE = 12
 # Output voxels computed together: on a CPU as many as have their coordinates and weights in its cache (half the time
@@ -46,17 +48,45 @@ def resample_affine(
         raise ValueError(f"Order {order} with mode {mode}; allowed are {SPLINE_ORDERS} with {BOUNDARY_MODES}.")
     size = images.shape[1:]
     coefficients = _coefficients(images, order, mode)
+    box = _box_of_content(images) if images.device.type == "cpu" and order <= 1 and mode in _CLAMPING else None
     result = torch.empty_like(images)
     slab = max(1, _VOXELS_AT_ONCE.get(images.device.type, 2**20) // max(size[1] * size[2], 1))
     for begin in range(0, size[0], slab):
         end = min(begin + slab, size[0])
         positions = _input_positions(matrix, size, begin, end, images.device)
-        values = _interpolate(coefficients, positions, (order, mode), size)
+        if box is None:
+            values = _interpolate(coefficients, positions, (order, mode), size)
+        else:
+            values = _interpolate_content(images, positions, (order, mode), box)
         if mode == "constant":
             outside = _any_outside(positions, size)
             values = torch.where(outside, fill.to(values)[:, None, None, None], values)
         result[:, begin:end] = values
     return result
+
+
+def _box_of_content(images: torch.Tensor) -> list[tuple[int, int]]:
+    """First and last voxel along each axis of the box outside which each image has one value, that of its corner."""
+    differs = (images != images[:, :1, :1, :1]).any(dim=0)
+    box = []
+    for others in ((1, 2), (0, 2), (0, 1)):
+        found = torch.nonzero(differs.any(dim=others[1]).any(dim=others[0]))
+        box.append((int(found[0]), int(found[-1])) if len(found) else (0, -1))
+    return box
+
+
+def _interpolate_content(
+    images: torch.Tensor, positions: list[torch.Tensor], spline: tuple[int, str], box: list[tuple[int, int]]
+) -> torch.Tensor:
+    """`_interpolate` with nothing computed where only the value of the corner is seen: commonly, air around a head."""
+    size, (_, mode) = images.shape[1:], spline
+    seen = torch.ones((), dtype=torch.bool)
+    for position, length, (first, last) in zip(positions, size, box, strict=True):
+        within = _within(position, length, mode)
+        seen = seen & (within > first - 1) & (within < last + 1)
+    values = images[:, :1, :1, :1].expand(-1, *seen.shape).clone()
+    values[:, seen] = _interpolate(images, [position[seen] for position in positions], spline, size).to(images.dtype)
+    return values
 
 
 def _input_positions(

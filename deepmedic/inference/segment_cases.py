@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import torch
+
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.data.cases import Case
@@ -194,7 +196,7 @@ class _Scoring:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="scores")
+        self._thread = ThreadPoolExecutor(1, "scores", torch.set_num_threads, (1,))
         self._running: Future[None] | None = None
 
     def __enter__(self) -> _Scoring:
