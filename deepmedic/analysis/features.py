@@ -192,7 +192,7 @@ def _of_network(
     """Run all segments of a case through a network, in batches; keep the features of the voxels, add to `moments`."""
     architecture, device, (segment, voxels) = network.architecture, settings.device, places
     layers = hidden_layers(architecture) if settings.layers is None else settings.layers
-    pool = VolumePool.of_case(replace(case, labels=None, roi=None, weight_maps=None), device)
+    pool = VolumePool.of_cases([replace(case, labels=None, roi=None, weight_maps=None)], device)
     geometry = SegmentGeometry.from_architecture(architecture, segment)
     features = {name: torch.empty((len(voxels), _channels(architecture, name))) for name in layers}
     batch = _batch_size(architecture, segment, settings, len(voxels.starts))

@@ -119,12 +119,12 @@ class VolumePool:
         self._set_table([])
 
     @classmethod
-    def of_case(cls, case: PreparedCase, device: torch.device | str) -> VolumePool:
-        """A pool with a single case, as row 0, for inference."""
-        layout = PoolLayout.of(case)
-        elements = elements_for(case.size)
+    def of_cases(cls, cases: Sequence[PreparedCase], device: torch.device | str) -> VolumePool:
+        """A pool with these cases as its rows and no room for others, for inference; it keeps what the first has."""
+        layout = PoolLayout.of(cases[0])
+        elements = sum(elements_for(case.size) for case in cases)
         pool = cls(layout, device, elements * layout.bytes_per_voxel, elements)
-        pool.require([case.name], lambda _: case)
+        pool.require(range(len(cases)), lambda row: cases[row])
         return pool
 
     @property

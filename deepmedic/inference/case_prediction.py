@@ -46,6 +46,11 @@ def mirrorings(chosen: PredictionConfig) -> list[tuple[int, ...]]:
     return [choice for count in range(len(axes) + 1) for choice in combinations(axes, count)]
 
 
+def is_plain(members: Sequence[Member], case: PreparedCase, chosen: PredictionConfig) -> bool:
+    """Whether a case is predicted by `predict_volume` alone: by one model, on its own grid, without refinements."""
+    return len(members) == 1 and not chosen.refines and case.header.resampled_from is None
+
+
 def predict_case(
     members: Sequence[Member],
     cases: Sequence[PreparedCase],
@@ -68,7 +73,7 @@ def predict_case(
         ResourceError: not even the CPU's memory is enough.
     """
     resampled = cases[0].header.resampled_from is not None
-    if len(members) == 1 and not chosen.refines and not resampled:
+    if is_plain(members, cases[0], chosen):
         return predict_volume(members[0].net, cases[0], settings, wanted_feature_maps, progress)
     passes = MeanPrediction(with_variance="variance" in chosen.uncertainty)
     feature_maps: dict[tuple[int, int], torch.Tensor] = {}

@@ -26,6 +26,7 @@ __all__ = [
     "InferenceSettings",
     "Precision",
     "attempts",
+    "batch_limit",
     "default_tile_memory",
     "is_out_of_memory",
     "numerical_precision",
@@ -57,6 +58,9 @@ class InferenceSettings:
     """Bytes a batch of tiles may take with `tiling = "auto"`; None: by the size of the device's memory."""
     blending: Blending | None = None
     """How tiles overlap and are averaged; None: each voxel comes from one tile."""
+    across_cases: bool = False
+    """Whether a batch may have tiles of several cases. How many tiles a batch has can change the last digits of a
+    probability; so what a case gets then depends on the cases beside it."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,14 @@ def attempts(
         yield replace(least, stitch_on=_CPU)
     roi = None if roi is None else roi.cpu()
     yield from _on_device(architecture, volume, roi, replace(settings, device=_CPU, batch_size=1, tile_memory=None))
+
+
+def batch_limit(architecture: Architecture, segment: Size3, settings: InferenceSettings) -> int:
+    """Most tiles of one size in a batch: as many as asked for; with `tiling = "auto"` as the memory for tiles holds."""
+    if settings.tiling == "segments":
+        return settings.batch_size
+    memory = settings.tile_memory or default_tile_memory(settings.device)
+    return max(1, min(settings.batch_size, memory // int(forward_cost(architecture, segment).memory)))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import copy
 import gc
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from torch import nn
 
-from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
-from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
-from deepmedic.data.segments import SegmentGeometry, gather_at
 from deepmedic.errors import ResourceError
-from deepmedic.inference.auto_tiling import common_multiples
 from deepmedic.inference.blending import BlendedVolume, Blending, importance
 from deepmedic.inference.execution import (
     Attempt,
@@ -29,7 +26,8 @@ from deepmedic.inference.execution import (
     numerical_precision,
 )
 from deepmedic.inference.feature_maps import FeatureRanges
-from deepmedic.inference.tiling import Box, Tiling, filled_count
+from deepmedic.inference.tile_inputs import CaseVolumes, Shares
+from deepmedic.inference.tiling import Box, filled_count
 from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
@@ -53,6 +51,28 @@ class Prediction:
     """float32 [map, x, y, z] by (pathway, layer), both counted from 0; not limited to the ROI."""
     uncertainty: dict[UncertaintyKind, torch.Tensor] = field(default_factory=dict)
     """float32 [x, y, z] by kind, for what was asked for; 0 outside the ROI."""
+
+
+@dataclass
+class CasePlan:
+    """A case and the ways to predict it, the best one first."""
+
+    prepared: PreparedCase
+    """Padded and normalised, on the CPU."""
+    first: Attempt | None
+    """None: memory is not enough for any tile."""
+    others: Iterator[Attempt]
+    """What to try when memory runs out."""
+
+
+def plan_case(net: DeepMedicNet, prepared: PreparedCase, settings: InferenceSettings) -> CasePlan:
+    """Choose the tiles of a case, and log their number."""
+    roi = None if prepared.roi is None else prepared.roi.to(settings.device)
+    ways = attempts(net.architecture, prepared.size, roi, settings)
+    first = next(ways, None)
+    if first is not None:
+        _log_tile_count(first.tile_count, settings)
+    return CasePlan(prepared, first, ways)
 
 
 def predict_volume(
@@ -81,14 +101,62 @@ def predict_volume(
     Raises:
         ResourceError: not even the CPU's memory is enough.
     """
-    roi = None if prepared.roi is None else prepared.roi.to(settings.device)
-    tried = None
-    for attempt in attempts(net.architecture, prepared.size, roi, settings):
+    plan = plan_case(net, prepared, settings)
+    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, apply_roi=apply_roi)
+
+
+def predict_together(
+    net: DeepMedicNet,
+    plans: Sequence[CasePlan],
+    settings: InferenceSettings,
+    wanted_feature_maps: FeatureRanges | None = None,
+    progress: Progress | None = None,
+) -> list[Prediction]:
+    """Predict several cases in one batch of tiles; the same as `predict_volume` of each, apart from rounding.
+
+    When memory runs out, the cases are predicted one by one.
+
+    Args:
+        net: on `settings.device`.
+        plans: of the cases; those of a `CaseGroup` make one batch. One alone may have any number of batches.
+        settings: those of the plans.
+        wanted_feature_maps: see `selected_feature_maps`.
+        progress: called after each batch, with the numbers of each case in it.
+
+    Raises:
+        ResourceError: not even the CPU's memory is enough for one of the cases.
+    """
+    wanted = wanted_feature_maps or {}
+    work = [(plan.prepared, plan.first) for plan in plans if plan.first is not None]
+    if len(plans) > 1 and len(work) == len(plans):
+        try:
+            stitched = _predict(net, work, settings, wanted, progress)
+            return [one.finish(prepared, apply_roi=True) for one, (prepared, _) in zip(stitched, work, strict=True)]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        names = ", ".join(plan.prepared.name for plan in plans)
+        log.warning("Memory ran out with the tiles of %d cases in one batch; trying one by one: %s.", len(plans), names)
+        _release_memory()
+    return [_predict_alone(net, plan, settings, wanted, progress, apply_roi=True) for plan in plans]
+
+
+def _predict_alone(
+    net: DeepMedicNet,
+    plan: CasePlan,
+    settings: InferenceSettings,
+    wanted: FeatureRanges,
+    progress: Progress | None,
+    *,
+    apply_roi: bool,
+) -> Prediction:
+    prepared, tried = plan.prepared, None
+    for attempt in chain([] if plan.first is None else [plan.first], plan.others):
         if tried:
             log.warning("%s: memory ran out with %s; trying %s.", prepared.name, tried, attempt)
             _release_memory()
         try:
-            stitched = _predict(net, prepared, attempt, settings, wanted_feature_maps or {}, progress)
+            (stitched,) = _predict(net, [(prepared, attempt)], settings, wanted, progress)
             return stitched.finish(prepared, apply_roi=apply_roi)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -104,52 +172,40 @@ def predict_volume(
 
 def _predict(
     net: DeepMedicNet,
-    prepared: PreparedCase,
-    attempt: Attempt,
+    work: Sequence[tuple[PreparedCase, Attempt]],
     settings: InferenceSettings,
     wanted: FeatureRanges,
     progress: Progress | None,
-) -> _Stitched:
-    stitched = _Stitched(net, prepared.size, wanted, attempt, settings.blending)
-    with torch.inference_mode(), _on(net, attempt.device) as network, _inference_mode(network):
-        volume = _Volume(network, prepared, attempt, continue_grid=settings.tiling == "auto")
-        _log_tile_count(attempt.tile_count, settings)
-        done = 0
-        for batch in _batches(attempt):
-            inputs = volume.inputs(batch)
-            with numerical_precision(settings.precision, attempt.device):
+) -> list[_Stitched]:
+    """Predict one case in batches of its tiles, or several cases whose tiles make one batch."""
+    stitched = [_Stitched(net, case.size, wanted, attempt, settings.blending) for case, attempt in work]
+    device, done = work[0][1].device, [0] * len(work)
+    with torch.inference_mode(), _on(net, device) as network, _inference_mode(network):
+        volumes = CaseVolumes(network, [case for case, _ in work], device, continue_grid=settings.tiling == "auto")
+        for shares in _batches([attempt for _, attempt in work]):
+            inputs = volumes.inputs(shares)
+            with numerical_precision(settings.precision, device):
                 logits, features = network.forward_features(*inputs, wanted=wanted)
             probabilities = torch.softmax(logits.float(), dim=1)
-            stitched.write(probabilities, features, batch.written_boxes(0, len(batch)))
-            done += len(batch)
-            if progress is not None:
-                progress(done, attempt.tile_count)
+            first = 0
+            for row, tiles in shares:
+                own = slice(first, first + len(tiles))
+                maps = {layer: values[own] for layer, values in features.items()}
+                stitched[row].write(probabilities[own], maps, tiles.written_boxes(0, len(tiles)))
+                first += len(tiles)
+                done[row] += len(tiles)
+                if progress is not None:
+                    progress(done[row], work[row][1].tile_count)
     return stitched
 
 
-def _batches(attempt: Attempt) -> Iterator[Tiling]:
-    for tiling in attempt.tilings:
-        for first in range(0, len(tiling), attempt.batch_size):
-            yield tiling.part(first, first + attempt.batch_size)
-
-
-class _Volume:
-    """The volume on the device, from which the inputs of a batch of tiles are cut."""
-
-    def __init__(self, net: DeepMedicNet, prepared: PreparedCase, attempt: Attempt, *, continue_grid: bool) -> None:
-        self.architecture = net.architecture
-        channels_only = replace(prepared, labels=None, roi=None, weight_maps=None)
-        before = _low_resolution_reach(net.architecture) if continue_grid else (0, 0, 0)
-        self.pool = VolumePool.of_case(_extended(channels_only, before, attempt.device), attempt.device)
-        self.before = torch.tensor(before)
-        self.device = attempt.device
-
-    def inputs(self, tiles: Tiling) -> tuple[torch.Tensor, ...]:
-        """float32 [tile, channel, x, y, z], one per pathway."""
-        geometry = SegmentGeometry.from_architecture(self.architecture, tiles.segment)
-        starts = (tiles.starts + self.before).to(self.device)
-        rows = torch.zeros(len(tiles), dtype=torch.int64, device=self.device)
-        return gather_at(self.pool, geometry, rows, starts).inputs
+def _batches(ways: Sequence[Attempt]) -> Iterator[Shares]:
+    if len(ways) > 1:
+        yield [(row, tiling) for row, attempt in enumerate(ways) for tiling in attempt.tilings]
+        return
+    for tiling in ways[0].tilings:
+        for first in range(0, len(tiling), ways[0].batch_size):
+            yield [(0, tiling.part(first, first + ways[0].batch_size))]
 
 
 class _Stitched:
@@ -202,34 +258,6 @@ class _Stitched:
             segmentation = everywhere * mask
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
         return Prediction(probabilities.contiguous().cpu(), segmentation.cpu(), everywhere.cpu(), maps)
-
-
-def _low_resolution_reach(architecture: Architecture) -> Size3:
-    """Voxels by which low-resolution segments reach before a tile, rounded up to a multiple of all factors."""
-    receptive_field = architecture.normal.receptive_field
-    reach = []
-    for axis, multiple in enumerate(common_multiples(architecture)):
-        furthest = max(pathway.factor[axis] * receptive_field[axis] // 2 for pathway in architecture.parallel)
-        reach.append(-(-furthest // multiple) * multiple if multiple > 1 else 0)
-    x, y, z = reach
-    return x, y, z
-
-
-def _extended(prepared: PreparedCase, before: Size3, device: torch.device) -> PreparedCase:
-    """The case on the device with `before` voxels of border values added at the low end of each axis.
-
-    A segment that begins outside the volume starts its low-resolution grid anew at the border (see
-    `deepmedic.data.segments`). With these voxels none does, so the result does not depend on the tiles.
-    """
-    channels = prepared.channels.to(device)
-    if any(before):
-        size = [length + added for length, added in zip(prepared.size, before, strict=True)]
-        border = prepared.border_values.to(device)[:, None, None, None]
-        extended = border.expand(-1, *size).contiguous()
-        x, y, z = before
-        extended[:, x:, y:, z:] = channels
-        channels = extended
-    return replace(prepared, channels=channels)
 
 
 @contextmanager

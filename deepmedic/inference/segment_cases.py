@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from functools import partial
 
 import torch
 
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.data.cases import Case
-from deepmedic.data.dataset import CaseNeeds
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DataError
-from deepmedic.inference.case_prediction import Member, predict_case
+from deepmedic.inference.case_groups import CaseGroup
+from deepmedic.inference.case_prediction import Member, is_plain, predict_case
+from deepmedic.inference.case_reading import CaseSource, ReadCase, reading_ahead
 from deepmedic.inference.evaluation import (
     CaseEvaluation,
     Purpose,
@@ -29,10 +29,11 @@ from deepmedic.inference.evaluation import (
     log_means,
     mean_dices,
 )
-from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.execution import InferenceSettings, batch_limit
+from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.parts import Part, finish_part, run_digest
-from deepmedic.inference.predictor import Prediction, Progress
-from deepmedic.inference.results import ExistingResults, Record, case_fingerprint, labels_fingerprint, output_name
+from deepmedic.inference.predictor import CasePlan, Prediction, Progress, plan_case, predict_together
+from deepmedic.inference.results import ExistingResults, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
 from deepmedic.inference.tables import write_tables
 from deepmedic.inference.writer import CaseResults, ResultWriter
@@ -40,24 +41,6 @@ from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice
 from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
-
-
-class CaseSource(Protocol):
-    """Cases that can be read one at a time, such as `deepmedic.data.dataset.DataSet`."""
-
-    @property
-    def cases(self) -> Sequence[Case]:
-        """The files of each case."""
-
-    def load(self, index: int) -> PreparedCase:
-        """Read and prepare one case; may be called from another thread.
-
-        Raises:
-            DataError: its voxels cannot be used.
-        """
-
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case and prepare it for each of several networks; as `load` otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +106,9 @@ def segment_cases(
 ) -> SegmentationSummary:
     """Segment all cases; the next one is read while one is computed, and the one before is saved.
 
+    If `options.inference` lets batches have tiles of several cases, small cases that follow each other are computed
+    together (`CaseGroup`).
+
     With `options.saving`, cases whose results this run already wrote are kept, and `metrics.csv` and `metrics.json`
     cover all cases with labels (see `write_tables`).
 
@@ -153,15 +139,22 @@ def segment_cases(
             remove_stale(data.cases, options.saving.files)
             writer = stack.enter_context(ResultWriter(options.saving.files))
         members = (Member(net, options.inference.segment),) if isinstance(net, DeepMedicNet) else tuple(net)
-        run = _Run(members, options, writer, summary, stack.enter_context(_Scoring()))
-        for index, read in stack.enter_context(_reading_ahead(data, remaining, run)):
+        group: CaseGroup[_Waiting] = CaseGroup(
+            partial(batch_limit, members[0].net.architecture, settings=options.inference)
+        )
+        run = _Run(members, options, writer, summary, group, stack.enter_context(_Scoring()))
+        needs = [member.needs for member in members if member.needs is not None]
+        reading = reading_ahead(data, remaining, needs, options.saving, lambda: group.last_size)
+        for index, read in stack.enter_context(reading):
             log.debug("Segmenting subject with index #%d: %s", index, data.cases[index].name)
             try:
                 found = read()
             except DataError as problem:
+                _segment(group.release(), run)
                 _skip(data.cases[index], problem, run)
             else:
-                _segment(index, data.cases[index], found, run)
+                _add(_Waiting(index, data.cases[index], found), run)
+        _segment(group.release(), run)
         run.scoring.wait()
     _report(data.cases, options, summary)
     log.debug("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
@@ -170,13 +163,19 @@ def segment_cases(
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One case, read."""
+class _Waiting:
+    """One case to be predicted."""
 
-    prepared: list[PreparedCase]
-    """For each model."""
-    record: Record | None
-    """What its results are made from, when they are saved."""
+    index: int
+    case: Case
+    read: ReadCase
+    plan: CasePlan | None = None
+    """Its tiles, if others may be computed with them."""
+
+    @property
+    def prepared(self) -> PreparedCase:
+        """As the first model gets it."""
+        return self.read.prepared[0]
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,13 @@ class _Run:
     options: SegmentationOptions
     writer: ResultWriter | None
     summary: SegmentationSummary
+    group: CaseGroup[_Waiting]
     scoring: _Scoring
+
+    @property
+    def feature_maps(self) -> FeatureRanges:
+        """Those that are saved."""
+        return self.writer.files.feature_maps if self.writer else {}
 
 
 class _Scoring:
@@ -224,31 +229,67 @@ def _skip(case: Case, problem: DataError, run: _Run) -> None:
     run.summary.failures[case.name] = str(problem)
 
 
-def _segment(index: int, case: Case, found: _Read, run: _Run) -> None:
-    """Predict, score and save one case."""
-    options, prepared = run.options, found.prepared[0]
+def _add(waiting: _Waiting, run: _Run) -> None:
+    """Predict a case, or let it wait for others that are computed with it."""
+    options, prepared = run.options, waiting.prepared
     if prepared.result_roi is not None and not prepared.result_roi.any():
-        log.warning("%s: the ROI mask is empty, so the result is background everywhere.", case.name)
+        log.warning("%s: the ROI mask is empty, so the result is background everywhere.", waiting.case.name)
+    way = None
+    if options.inference.across_cases and is_plain(run.members, prepared, options.refinement):
+        plan = plan_case(run.members[0].net, prepared, options.inference)
+        waiting = replace(waiting, plan=plan)
+        way = plan.first
+    if not run.group.admits(way):
+        _segment(run.group.release(), run)
+    run.group.add(waiting, way)
+    if run.group.is_full:
+        _segment(run.group.release(), run)
+
+
+def _segment(group: Sequence[_Waiting], run: _Run) -> None:
+    """Predict, score and save the cases of a group."""
+    if not group:
+        return
     started = time.monotonic()
-    wanted = run.writer.files.feature_maps if run.writer else {}
-    prediction = predict_case(
-        run.members, found.prepared, options.inference, options.refinement, wanted, options.progress
-    )
-    seconds = time.monotonic() - started
-    log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
+    predictions = _predictions(group, run)
+    seconds = (time.monotonic() - started) / len(group)
+    for _ in group:
+        log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
 
     def finish() -> None:
-        evaluation = _evaluate(case, prepared, prediction, options)
-        if evaluation is not None:
-            run.summary.evaluations[index] = evaluation
-            log_case(options.purpose, index, evaluation.dices)
-        _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
-        if run.writer is not None and found.record is not None:
-            record = found.record if evaluation is None else replace(found.record, evaluation=evaluation.to_plain())
-            run.writer.submit(CaseResults(output_name(index, case), prediction, prepared.result_header, record))
-        run.summary.computed.append(case.name)
+        for waiting, prediction in zip(group, predictions, strict=True):
+            _finish(waiting, prediction, seconds, run)
 
     run.scoring.begin(finish)
+
+
+def _predictions(group: Sequence[_Waiting], run: _Run) -> list[Prediction]:
+    options = run.options
+    plans = [waiting.plan for waiting in group if waiting.plan is not None]
+    if len(plans) == len(group):
+        net = run.members[0].net
+        return predict_together(net, plans, options.inference, run.feature_maps, options.progress)
+    return [
+        predict_case(
+            run.members, one.read.prepared, options.inference, options.refinement, run.feature_maps, options.progress
+        )
+        for one in group
+    ]
+
+
+def _finish(waiting: _Waiting, prediction: Prediction, seconds: float, run: _Run) -> None:
+    """Score and save one case."""
+    options, case, record = run.options, waiting.case, waiting.read.record
+    evaluation = _evaluate(case, waiting.prepared, prediction, options)
+    if evaluation is not None:
+        run.summary.evaluations[waiting.index] = evaluation
+        log_case(options.purpose, waiting.index, evaluation.dices)
+    _say(case, f"segmented in {seconds:.1f} s", evaluation, options)
+    if run.writer is not None and record is not None:
+        record = record if evaluation is None else replace(record, evaluation=evaluation.to_plain())
+        name = output_name(waiting.index, case)
+        run.writer.submit(CaseResults(name, prediction, waiting.prepared.result_header, record))
+    run.summary.computed.append(case.name)
 
 
 def _evaluate(
@@ -259,41 +300,6 @@ def _evaluate(
         return None
     spacing = prepared.result_header.spacing
     return evaluate_case(case.name, prediction, labels, roi, spacing, options.class_names, options.scoring)
-
-
-@contextmanager
-def _reading_ahead(
-    data: CaseSource, indices: Sequence[int], run: _Run
-) -> Iterator[Iterator[tuple[int, Callable[[], _Read]]]]:
-    """Give each case's index and a call that returns the case or raises; the case after it is being read already."""
-
-    saving, needs = run.options.saving, [member.needs for member in run.members]
-
-    def read(index: int) -> _Read:
-        known = [wanted for wanted in needs if wanted is not None]
-        prepared = data.load_each(index, known) if known else [data.load(index)]
-        if saving is None:
-            return _Read(prepared, None)
-        case = data.cases[index]
-        fingerprints = case_fingerprint(case, saving.run), labels_fingerprint(case)
-        return _Read(prepared, Record(*fingerprints, scoring=saving.scoring))
-
-    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
-
-    def ahead() -> Iterator[tuple[int, Callable[[], _Read]]]:
-        reading: deque[tuple[int, Future[_Read]]] = deque()
-        for index in indices:
-            reading.append((index, reader.submit(read, index)))
-            if len(reading) > 1:
-                earlier, case = reading.popleft()
-                yield earlier, case.result
-        for last, case in reading:
-            yield last, case.result
-
-    try:
-        yield ahead()
-    finally:
-        reader.shutdown(cancel_futures=True)
 
 
 def _keep(

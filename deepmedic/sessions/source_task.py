@@ -11,6 +11,7 @@ import torch
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
+from deepmedic.devices import is_deterministic
 from deepmedic.errors import ModelError, ProblemList
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
@@ -126,6 +127,7 @@ class SourceTaskScorer:
             tiling=choose_tiling(None, self._config.source, model),
             precision=self._config.execution.precision,
             device=self._device,
+            across_cases=not is_deterministic(self._device, self._config.execution),
         )
         options = SegmentationOptions(
             inference=inference,

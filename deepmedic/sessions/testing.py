@@ -269,6 +269,7 @@ def inference_settings(plan: TestPlan) -> InferenceSettings:
         precision=plan.config.execution.precision,
         device=plan.device,
         blending=blending_of(plan.config.prediction),
+        across_cases=not devices.is_deterministic(plan.device, plan.config.execution),
     )
 
 

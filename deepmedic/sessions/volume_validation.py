@@ -10,6 +10,7 @@ import torch
 
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
+from deepmedic.devices import is_deterministic
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
 from deepmedic.inference.results import ResultFiles, RunIdentity
@@ -55,6 +56,7 @@ class VolumeValidation:
             tiling=choose_tiling(None, config.source, model),
             precision=config.execution.precision,
             device=device,
+            across_cases=not is_deterministic(device, config.execution),
         )
 
     def __call__(self, network: DeepMedicNet, epoch: int) -> VolumeRecord:

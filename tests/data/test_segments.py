@@ -215,7 +215,7 @@ def test_labels_asked_for_but_not_kept(make_case, make_pool):
 def test_one_case_without_a_pool_of_many(make_case, make_pool):
     case = make_case()
     geometry = geometry_of((5, 5, 5), (3, 3, 3), ((3, 3, 3),))
-    alone = gather_at(VolumePool.of_case(case, "cpu"), geometry, points(0), points([1, 2, 1]))
+    alone = gather_at(VolumePool.of_cases([case], "cpu"), geometry, points(0), points([1, 2, 1]))
     among_others = gather_at(make_pool([make_case((5, 5, 5), 1), case]), geometry, points(1), points([1, 2, 1]))
     for one, other in zip(alone.inputs, among_others.inputs, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)

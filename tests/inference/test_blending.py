@@ -73,7 +73,7 @@ def one_tile(net, case, start, settings) -> np.ndarray:
     upper = lower + torch.tensor(net.architecture.output_size(settings.segment))
     single = replace(tiling, starts=offset, lower=lower, upper=upper)
     attempt = Attempt((single,), 1, torch.device("cpu"), torch.device("cpu"))
-    stitched = predictor._predict(net, case, attempt, settings, {}, None)
+    [stitched] = predictor._predict(net, [(case, attempt)], settings, {}, None)
     box = tuple(slice(low, high) for low, high in zip(lower[0].tolist(), upper[0].tolist(), strict=True))
     return stitched.probabilities[(slice(None), *box)].numpy().astype(np.float64)
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import OutputConfig
 from deepmedic.errors import DataError, OutputHeldError, ResourceError
@@ -26,6 +27,7 @@ from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
 from deepmedic.inference.surfaces import surface_scores
 from deepmedic.inference.survey import Saving
 from deepmedic.metrics import confusion_counts, counts_per_class, ratios_of
+from deepmedic.model.network import DeepMedicNet
 
 INFERENCE = InferenceSettings(segment=(9, 9, 9), batch_size=4)
 
@@ -309,3 +311,120 @@ def test_interruption_leaves_finished_cases(make_net, make_data, folder) -> None
         segment_cases(make_net(), data, options(folder, data, progress=interrupt))
     assert [path.name for path in (folder / "predictions").glob("*_Segm*")] == ["pred_case0_Segm.nii.gz"]
     assert segment_cases(make_net(), data, options(folder, data)).kept == ["pred_case0"]
+
+
+# Small cases together ------------------------------------------------------------------------------------------------
+
+ACROSS = replace(INFERENCE, segment=(12, 11, 10), batch_size=4, across_cases=True)
+"""With it the four cases below have few tiles each, and a batch has room for those of two or more."""
+
+
+def across(folder: Path, data, **changes) -> SegmentationOptions:
+    return replace(options(folder, data), inference=ACROSS, **changes)
+
+
+@pytest.fixture
+def passes(monkeypatch) -> list[int]:
+    """The number of tiles in each forward pass."""
+    tiles: list[int] = []
+    real = DeepMedicNet.forward_features
+
+    def counted(this, *inputs, wanted):
+        tiles.append(len(inputs[0]))
+        return real(this, *inputs, wanted=wanted)
+
+    monkeypatch.setattr(DeepMedicNet, "forward_features", counted)
+    return tiles
+
+
+def test_small_cases_share_batches_and_get_the_same_results(make_net, make_data, folder, tmp_path, passes) -> None:
+    net, data = make_net(((3, 3, 3),)), make_data(4, size=(8, 7, 6))
+    alone = replace(options(tmp_path / "alone", data), inference=replace(ACROSS, across_cases=False))
+    expected = segment_cases(net, data, alone)
+    apart = passes.copy()
+    passes.clear()
+
+    summary = segment_cases(net, data, across(folder, data))
+
+    assert apart == [1, 1, 1, 1]
+    assert passes == [4]
+    assert summary.computed == expected.computed
+    assert summary.rows == expected.rows
+    for index in range(4):
+        labels, probabilities = f"pred_case{index}_Segm", f"pred_case{index}_ProbMapClass1"
+        assert np.array_equal(image(folder, labels), image(tmp_path / "alone", labels))
+        difference = image(folder, probabilities) - image(tmp_path / "alone", probabilities)
+        assert np.abs(difference).max() <= 1e-6
+    assert segment_cases(net, data, alone).kept == summary.computed
+    assert segment_cases(net, data, across(folder, data)).kept == summary.computed
+
+
+def test_cases_with_many_tiles_are_computed_alone(make_net, make_data, folder, passes) -> None:
+    data = make_data(2, size=(20, 18, 10))
+    segment_cases(make_net(), data, across(folder, data))
+    assert passes == [4, 4, 4, 4, 2] * 2
+
+
+def test_refinements_are_computed_case_by_case(make_net, make_data, folder, passes) -> None:
+    data = make_data(2, size=(8, 7, 6))
+    refinement = PredictionConfig(mirrored_axes=("x",))
+    segment_cases(make_net(), data, across(folder, data, refinement=refinement))
+    assert passes == [1] * 4
+
+
+def test_the_log_of_small_cases_has_lines_of_each(make_net, make_data, folder, caplog) -> None:
+    data = make_data(3, size=(8, 7, 6))
+    with caplog.at_level("DEBUG", "deepmedic.inference"):
+        segment_cases(make_net(), data, across(folder, data))
+    beginnings = ("Segmenting subject", "Total number of Segments", "TIMING: Segmentation of", "pred_case")
+    lines = [line for line in caplog.messages if line.startswith(beginnings)]
+    for index in range(3):
+        assert lines[2 * index] == f"Segmenting subject with index #{index}: pred_case{index}"
+        assert lines[2 * index + 1] == "Total number of Segments to process:4"
+    assert [line[:22] for line in lines[6:9]] == ["TIMING: Segmentation o"] * 3
+    assert [line[:24] for line in lines[9:]] == [f"pred_case{index}: segmented in" for index in range(3)]
+
+
+def test_a_case_that_cannot_be_used_leaves_those_before_it(make_net, make_data, folder, tmp_path) -> None:
+    net, data = make_net(), make_data(4, size=(8, 7, 6))
+    damage(tmp_path / "images" / "case2_ch0.nii.gz")
+    with pytest.raises(DataError, match=r"case2_ch0\.nii\.gz"):
+        segment_cases(net, data, across(folder, data))
+    saved = sorted(path.name for path in (folder / "predictions").glob("*_Segm*"))
+    assert saved == ["pred_case0_Segm.nii.gz", "pred_case1_Segm.nii.gz"]
+    summary = segment_cases(net, data, across(folder, data, allow_skipped_cases=True))
+    assert (summary.kept, summary.computed) == (["pred_case0", "pred_case1"], ["pred_case3"])
+
+
+def test_an_interruption_loses_at_most_the_group(make_net, make_data, folder, passes) -> None:
+    net, data = make_net(), make_data(7, size=(8, 7, 6))
+
+    def interrupt(done: int, total: int) -> None:
+        if len(passes) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        segment_cases(net, data, across(folder, data, progress=interrupt))
+    summary = segment_cases(net, data, across(folder, data))
+    assert summary.kept == [f"pred_case{index}" for index in range(4)]
+    assert summary.computed == [f"pred_case{index}" for index in range(4, 7)]
+
+
+def test_after_a_group_as_many_cases_are_read_ahead(make_net, make_data, monkeypatch, passes) -> None:
+    """The second group is computed only when the whole third one was read."""
+    data, last_was_read = make_data(12, size=(8, 7, 6)), threading.Event()
+    load = data.load
+
+    def watched(index: int):
+        if index == 11:
+            last_was_read.set()
+        return load(index)
+
+    def patient(*_: object) -> None:
+        if len(passes) == 2:
+            assert last_was_read.wait(timeout=20)
+
+    monkeypatch.setattr(data, "load", watched)
+    summary = segment_cases(make_net(), data, replace(options(progress=patient), inference=ACROSS))
+    assert len(summary.computed) == 12
+    assert passes == [4, 4, 4]

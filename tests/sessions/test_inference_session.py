@@ -16,6 +16,7 @@ from deepmedic import checkpoints, cli
 from deepmedic.files import sha256_of
 from deepmedic.inference import case_prediction
 from deepmedic.inference.surfaces import surface_scores
+from deepmedic.model.network import DeepMedicNet
 
 
 @pytest.fixture(scope="session")
@@ -84,6 +85,23 @@ def test_config_beside_the_weights_gives_the_size_of_tiles(study, run, model):
     assert run("-test", study.folder / "test.cfg", "-model", larger, "-load", model).code == 0
     record = json.loads((study.out / "predictions" / "segment" / "predictions" / "case2.json").read_text())
     assert record["settings"]["segment"] == [15, 15, 15]
+
+
+@pytest.mark.parametrize(("deterministic", "passes"), [(True, 2), (False, 1)])
+def test_small_cases_share_a_batch_unless_bytes_are_to_be_repeated(
+    study, run, model, monkeypatch, deterministic, passes
+):
+    study.list_cases("val", [1, 2])
+    study.test(batchsize=1000, deterministic=deterministic)
+    sizes, real = [], DeepMedicNet.forward_features
+
+    def counted(this, *inputs, wanted):
+        sizes.append(len(inputs[0]))
+        return real(this, *inputs, wanted=wanted)
+
+    monkeypatch.setattr(DeepMedicNet, "forward_features", counted)
+    assert run("-test", study.folder / "test.cfg", "-model", model).code == 0
+    assert len(sizes) == passes
 
 
 class TestRepeated:
