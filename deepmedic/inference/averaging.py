@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
+
+from deepmedic.inference.execution import is_out_of_memory
+
+log = logging.getLogger(__name__)
 
 _REACHED = 0.5
 """Probabilities of a voxel add up to 1, or to 0 where a prediction does not reach."""
@@ -11,8 +17,9 @@ _REACHED = 0.5
 class MeanPrediction:
     """Running mean of probabilities, each voxel over the predictions that reach it; with their variance if wanted.
 
-    The sums are Welford's (1962, "Note on a method for calculating corrected sums of squares and products"), which lose
-    no digits where predictions hardly differ.
+    The sums stay on the device of the first prediction; when memory runs out there, or a prediction comes from another
+    device, they move to the CPU. They are Welford's (1962, "Note on a method for calculating corrected sums of squares
+    and products"), which lose no digits where predictions hardly differ.
     """
 
     def __init__(self, *, with_variance: bool) -> None:
@@ -22,19 +29,45 @@ class MeanPrediction:
         self._count: torch.Tensor | None = None
 
     def add(self, probabilities: torch.Tensor) -> None:
-        """Add one prediction, float32 [class, x, y, z]; it may be kept and changed."""
+        """Add one prediction, float32 [class, x, y, z]; it may be kept."""
+        if self._mean is not None and self._mean.device != probabilities.device:
+            self.move_to_cpu()
+            probabilities = probabilities.cpu()
+        try:
+            self._add(probabilities)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or probabilities.device.type == "cpu":
+                raise
+            log.warning("Memory ran out when predictions were averaged on %s; trying on the CPU.", probabilities.device)
+            self.move_to_cpu()
+            self._add(probabilities.cpu())
+
+    def move_to_cpu(self) -> None:
+        """Go on in the CPU's memory."""
+        self._mean, self._count, self._squares = (
+            None if sums is None else sums.cpu() for sums in (self._mean, self._count, self._squares)
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the sums are."""
+        return self.mean().device
+
+    def _add(self, probabilities: torch.Tensor) -> None:
+        """Take all memory that is needed before any of the sums changes, so that it can be tried again elsewhere."""
+        reached = _reached(probabilities)
         if self._mean is None:
-            self._mean = probabilities
-            self._count = _reached(probabilities)
-            self._squares = torch.zeros_like(probabilities) if self._with_variance else None
+            squares = torch.zeros_like(probabilities) if self._with_variance else None
+            self._mean, self._count, self._squares = probabilities, reached, squares
             return
         assert self._count is not None
-        reached = _reached(probabilities)
-        self._count += reached
-        difference = (probabilities - self._mean) * reached
-        self._mean += difference / self._count.clamp(min=1)
+        count = reached + self._count
+        difference = (probabilities - self._mean).mul_(reached)
+        mean = (difference / count.clamp(min=1)).add_(self._mean)
+        squares = None
         if self._squares is not None:
-            self._squares += difference * (probabilities - self._mean)
+            squares = (probabilities - mean).mul_(difference).add_(self._squares)
+        self._mean, self._count, self._squares = mean, count, squares
 
     def mean(self) -> torch.Tensor:
         """float32 [class, x, y, z]; 0 where no prediction reaches."""

@@ -6,6 +6,8 @@ Without any of it `predict_volume` is called as it is, so that its numbers do no
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -19,13 +21,18 @@ from deepmedic.data.nifti import VolumeHeader
 from deepmedic.data.preprocessing import PreparedCase, mirrored
 from deepmedic.data.resampling import needed_for_native, to_native_grid
 from deepmedic.inference.averaging import MeanPrediction, entropy
-from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.execution import InferenceSettings, is_out_of_memory, numerical_precision, tile_memory
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.postprocessing import without_small_components
 from deepmedic.inference.predictor import Prediction, Progress, predict_volume
 from deepmedic.model.network import DeepMedicNet
 
+log = logging.getLogger(__name__)
+
 _NARROW_CLASSES = 256
+_VOLUMES_AT_ONCE = 7
+"""Probabilities of a whole case that are in memory at once: what was averaged so far (with squares for a variance), one
+prediction and its mirror image, and what comes of adding it."""
 
 
 @dataclass(frozen=True)
@@ -76,16 +83,31 @@ def predict_case(
     if is_plain(members, cases[0], chosen):
         return predict_volume(members[0].net, cases[0], settings, wanted_feature_maps, progress)
     passes = MeanPrediction(with_variance="variance" in chosen.uncertainty)
+    on_device = _average_bytes(cases[0], members[0].net.architecture.classes) <= tile_memory(settings)
     feature_maps: dict[tuple[int, int], torch.Tensor] = {}
     for number, (member, prepared) in enumerate(zip(members, cases, strict=True)):
         case = _with_all_that_results_need(prepared) if resampled else prepared
         own = replace(settings, segment=member.segment)
         for axes in mirrorings(chosen):
             wanted = wanted_feature_maps if number == 0 and not axes else None
-            found = predict_volume(member.net, mirrored(case, axes), own, wanted, progress, apply_roi=False)
+            found = predict_volume(member.net, mirrored(case, axes), own, wanted, progress, raw=True)
             feature_maps |= found.feature_maps
-            passes.add(found.probabilities.flip([axis + 1 for axis in axes]))
+            probabilities = found.probabilities if on_device else found.probabilities.cpu()
+            passes.add(probabilities.flip([axis + 1 for axis in axes]))
+    try:
+        return _decided(passes, feature_maps, cases[0], chosen)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error) or passes.device.type == "cpu":
+            raise
+        log.warning("%s: memory ran out after averaging on %s; trying on the CPU.", cases[0].name, passes.device)
+    passes.move_to_cpu()
     return _decided(passes, feature_maps, cases[0], chosen)
+
+
+def _average_bytes(case: PreparedCase, classes: int) -> int:
+    """Bytes that averaging takes at most: predictions of the whole case, on its own grid or on that of its results."""
+    voxels = max(math.prod(case.size), math.prod(case.result_header.shape))
+    return _VOLUMES_AT_ONCE * classes * voxels * 4
 
 
 def _decided(
@@ -98,13 +120,16 @@ def _decided(
     probabilities, roi = passes.mean(), case.result_roi
     variance = passes.variance() if "variance" in chosen.uncertainty else None
     if case.header.resampled_from is not None:
-        probabilities = _probabilities_to_native_grid(probabilities, case.header)
-        feature_maps = {layer: to_native_grid(maps, case.header) for layer, maps in feature_maps.items()}
-        variance = None if variance is None else to_native_grid(variance, case.header)
+        with numerical_precision("float32", probabilities.device):
+            probabilities = _probabilities_to_native_grid(probabilities, case.header)
+            feature_maps = {layer: to_native_grid(maps, case.header) for layer, maps in feature_maps.items()}
+            variance = None if variance is None else to_native_grid(variance, case.header)
     uncertainty: dict[UncertaintyKind, torch.Tensor] = {} if variance is None else {"variance": variance}
     if "entropy" in chosen.uncertainty:
         uncertainty["entropy"] = entropy(probabilities)
     everywhere = probabilities.argmax(dim=0).to(torch.uint8 if len(probabilities) <= _NARROW_CLASSES else torch.int32)
+    probabilities, everywhere = probabilities.cpu(), everywhere.cpu()
+    uncertainty = {kind: values.cpu() for kind, values in uncertainty.items()}
     segmentation = everywhere if roi is None else everywhere * roi
     if chosen.postprocesses:
         segmentation = without_small_components(segmentation, case.result_header.spacing, chosen)

@@ -30,6 +30,7 @@ __all__ = [
     "default_tile_memory",
     "is_out_of_memory",
     "numerical_precision",
+    "tile_memory",
 ]
 
 log = logging.getLogger(__name__)
@@ -114,8 +115,12 @@ def batch_limit(architecture: Architecture, segment: Size3, settings: InferenceS
     """Most tiles of one size in a batch: as many as asked for; with `tiling = "auto"` as the memory for tiles holds."""
     if settings.tiling == "segments":
         return settings.batch_size
-    memory = settings.tile_memory or default_tile_memory(settings.device)
-    return max(1, min(settings.batch_size, memory // int(forward_cost(architecture, segment).memory)))
+    return max(1, min(settings.batch_size, tile_memory(settings) // int(forward_cost(architecture, segment).memory)))
+
+
+def tile_memory(settings: InferenceSettings) -> int:
+    """Bytes that a batch of tiles may take with `tiling = "auto"`, and as many for what else a case needs at once."""
+    return settings.tile_memory or default_tile_memory(settings.device)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -144,7 +149,7 @@ def _on_device(
             yield Attempt((tiling,), batch_size, device, device)
             batch_size //= 2
         return
-    memory = settings.tile_memory or default_tile_memory(device)
+    memory = tile_memory(settings)
     for _ in range(1 + _HALVINGS):
         try:
             tilings = _fast_tilings(architecture, volume, memory, roi, settings)

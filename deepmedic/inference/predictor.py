@@ -39,7 +39,7 @@ Progress = Callable[[int, int], None]
 
 @dataclass
 class Prediction:
-    """What a network says about one case: tensors on the CPU of the size before padding, axes x, y, z."""
+    """What a network says about one case: tensors of the size before padding, axes x, y, z, on the CPU."""
 
     probabilities: torch.Tensor
     """float32 [class, x, y, z]; 0 for all classes outside the ROI and where the network does not reach."""
@@ -82,7 +82,7 @@ def predict_volume(
     wanted_feature_maps: FeatureRanges | None = None,
     progress: Progress | None = None,
     *,
-    apply_roi: bool = True,
+    raw: bool = False,
 ) -> Prediction:
     """Predict all voxels of a case that tiles covering its ROI reach.
 
@@ -96,13 +96,14 @@ def predict_volume(
         settings: tiling, batch size, precision and device.
         wanted_feature_maps: see `selected_feature_maps`.
         progress: called after each batch.
-        apply_roi: False: the ROI only chooses the tiles, and all that these predict is returned.
+        raw: for averaging with other predictions: the ROI only chooses the tiles, all that these predict is returned,
+            and probabilities stay on the device they were stitched on.
 
     Raises:
         ResourceError: not even the CPU's memory is enough.
     """
     plan = plan_case(net, prepared, settings)
-    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, apply_roi=apply_roi)
+    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, raw=raw)
 
 
 def predict_together(
@@ -131,14 +132,14 @@ def predict_together(
     if len(plans) > 1 and len(work) == len(plans):
         try:
             stitched = _predict(net, work, settings, wanted, progress)
-            return [one.finish(prepared, apply_roi=True) for one, (prepared, _) in zip(stitched, work, strict=True)]
+            return [one.finish(prepared, raw=False) for one, (prepared, _) in zip(stitched, work, strict=True)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         names = ", ".join(plan.prepared.name for plan in plans)
         log.warning("Memory ran out with the tiles of %d cases in one batch; trying one by one: %s.", len(plans), names)
         _release_memory()
-    return [_predict_alone(net, plan, settings, wanted, progress, apply_roi=True) for plan in plans]
+    return [_predict_alone(net, plan, settings, wanted, progress, raw=False) for plan in plans]
 
 
 def _predict_alone(
@@ -148,7 +149,7 @@ def _predict_alone(
     wanted: FeatureRanges,
     progress: Progress | None,
     *,
-    apply_roi: bool,
+    raw: bool,
 ) -> Prediction:
     prepared, tried = plan.prepared, None
     for attempt in chain([] if plan.first is None else [plan.first], plan.others):
@@ -157,7 +158,7 @@ def _predict_alone(
             _release_memory()
         try:
             (stitched,) = _predict(net, [(prepared, attempt)], settings, wanted, progress)
-            return stitched.finish(prepared, apply_roi=apply_roi)
+            return stitched.finish(prepared, raw=raw)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -244,20 +245,21 @@ class _Stitched:
             for (target, source), tile in zip(boxes, tiles.to(volume.device), strict=True):
                 volume[(slice(None), *target)] = tile[(slice(None), *source)]
 
-    def finish(self, prepared: PreparedCase, *, apply_roi: bool) -> Prediction:
-        """Remove the padding, decide the classes, apply the ROI as a mask if asked, and bring all to the CPU."""
+    def finish(self, prepared: PreparedCase, *, raw: bool) -> Prediction:
+        """Remove the padding and decide the classes; unless raw, apply the ROI as a mask and bring all to the CPU."""
         if self.blended is not None:
             self.probabilities = self.blended.mean()
         inside = (slice(None), *prepared.unpadded)
         probabilities = self.probabilities[inside]
         everywhere = most_probable(probabilities, dim=0).to(torch.uint8 if self.classes <= 256 else torch.int32)
         segmentation = everywhere
-        if apply_roi and prepared.roi is not None:
+        if prepared.roi is not None and not raw:
             mask = prepared.roi[prepared.unpadded].to(probabilities.device)
             probabilities *= mask
             segmentation = everywhere * mask
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
-        return Prediction(probabilities.contiguous().cpu(), segmentation.cpu(), everywhere.cpu(), maps)
+        probabilities = probabilities.contiguous() if raw else probabilities.contiguous().cpu()
+        return Prediction(probabilities, segmentation.cpu(), everywhere.cpu(), maps)
 
 
 @contextmanager

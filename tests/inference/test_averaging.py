@@ -71,3 +71,85 @@ def test_entropy_is_that_of_scipy(classes) -> None:
     assert not found[0].any()
     np.testing.assert_allclose(found[1], np.log(classes), atol=1e-6)
     assert not entropy(torch.zeros(classes, 2, 2, 2)).any()
+
+
+# Devices -------------------------------------------------------------------------------------------------------------
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of the CPU that says it is on a GPU; so are those computed from it, until `cpu()` is called."""
+
+    @property
+    def device(self) -> torch.device:  # type: ignore[override]
+        return torch.device("cuda", 0)
+
+    def cpu(self) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.cpu or function is cls.cpu:
+            return args[0].as_subclass(torch.Tensor)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def on_gpu(seed: int) -> torch.Tensor:
+    return probabilities(seed).as_subclass(Elsewhere)
+
+
+def expected(*seeds: int) -> tuple[np.ndarray, np.ndarray]:
+    stacked = np.stack([probabilities(seed).numpy().astype(np.float64) for seed in seeds])
+    return stacked.mean(axis=0), stacked.var(axis=0).mean(axis=0)
+
+
+def assert_mean_and_variance(found: MeanPrediction, *seeds: int) -> None:
+    mean, variance = expected(*seeds)
+    np.testing.assert_allclose(found.mean().cpu().numpy(), mean, atol=1e-7)
+    np.testing.assert_allclose(found.variance().cpu().numpy(), variance, atol=1e-8)
+
+
+def test_sums_stay_on_the_device_of_the_predictions() -> None:
+    found = MeanPrediction(with_variance=True)
+    for _ in range(3):
+        found.add(torch.zeros(3, 4, 5, 6, device="meta"))
+    assert found.mean().device == found.variance().device == entropy(found.mean()).device == torch.device("meta")
+
+
+@pytest.mark.parametrize("places", [(on_gpu, on_gpu, probabilities), (probabilities, on_gpu, on_gpu)])
+def test_predictions_from_several_devices_are_averaged_on_the_cpu(places) -> None:
+    found = MeanPrediction(with_variance=True)
+    for seed, place in enumerate(places):
+        found.add(place(seed))
+    assert found.device == torch.device("cpu")
+    assert_mean_and_variance(found, 0, 1, 2)
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_sums_move_to_the_cpu_when_memory_runs_out(monkeypatch, caplog, failing) -> None:
+    """Whichever step of adding the second prediction fails, nothing is added twice."""
+    found, calls = MeanPrediction(with_variance=True), []
+    found.add(on_gpu(0))
+    assert found.device.type == "cuda"
+    names = {1: "__sub__", 2: "clamp", 3: "__truediv__"}
+    real = getattr(torch.Tensor, names[failing])
+
+    def short(this, *arguments, **keywords):
+        if isinstance(this, Elsewhere) and not calls:
+            calls.append(this)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(this, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.Tensor, names[failing], short)
+    found.add(on_gpu(1))
+    assert len(calls) == 1
+    assert "Memory ran out when predictions were averaged on cuda:0; trying on the CPU." in caplog.text
+    found.add(on_gpu(2))
+    assert found.device == torch.device("cpu")
+    assert_mean_and_variance(found, 0, 1, 2)
+
+
+def test_other_errors_of_averaging_are_raised() -> None:
+    found = MeanPrediction(with_variance=False)
+    found.add(on_gpu(0))
+    with pytest.raises(RuntimeError, match="must match the size"):
+        found.add(torch.zeros(3, 9, 5, 6).as_subclass(Elsewhere))

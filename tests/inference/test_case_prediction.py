@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.nifti import array_header
 from deepmedic.data.preprocessing import PreparedCase, prepare_case
+from deepmedic.data.resampling import resampled_header, to_native_grid
 from deepmedic.data.volumes import LoadedCase
-from deepmedic.inference.averaging import entropy
+from deepmedic.inference import case_prediction as module
+from deepmedic.inference.averaging import MeanPrediction, entropy
 from deepmedic.inference.case_prediction import Member, mirrorings, predict_case
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.postprocessing import without_small_components
@@ -143,3 +146,68 @@ def test_progress_is_told_in_every_pass(make_net) -> None:
     )
     assert len(calls) % 4 == 0
     assert calls[0] == calls[len(calls) // 4]
+
+
+# Where averages are computed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("memory", "stays"), [(10**9, True), (1, False)], ids=["enough memory", "little memory"])
+def test_predictions_are_averaged_on_the_device_if_memory_allows(make_net, monkeypatch, memory, stays) -> None:
+    """The device is the CPU here; what is looked at is whether predictions are asked to leave it."""
+    net, moved, real = make_net(), [], module.predict_volume
+
+    class Watched(torch.Tensor):
+        def cpu(self) -> torch.Tensor:  # type: ignore[override]
+            moved.append(self.shape)
+            return self.as_subclass(torch.Tensor)
+
+    def watched(*arguments, raw):
+        found = real(*arguments, raw=raw)
+        return replace(found, probabilities=found.probabilities.as_subclass(Watched))
+
+    monkeypatch.setattr(module, "predict_volume", watched)
+    settings = InferenceSettings(segment=SEGMENT, tile_memory=memory)
+    chosen = PredictionConfig(mirrored_axes=("x",))
+    found = predict_case([Member(net, SEGMENT)], [prepared(net)], settings, chosen)
+    passes = [shape for shape in moved if len(shape) == 4]
+    assert len(passes) == (1 if stays else 2)  # once at the end, or each pass
+    monkeypatch.undo()
+    plain = predict_case([Member(net, SEGMENT)], [prepared(net)], SETTINGS, chosen)
+    assert torch.equal(found.probabilities, plain.probabilities)
+    assert torch.equal(found.segmentation, plain.segmentation)
+
+
+def test_memory_that_runs_out_after_averaging_is_taken_from_the_cpu(make_net, monkeypatch, caplog) -> None:
+    net, chosen = make_net(), PredictionConfig(mirrored_axes=("x",), uncertainty=("entropy", "variance"))
+    expected = predict_case([Member(net, SEGMENT)], [prepared(net)], SETTINGS, chosen)
+    decided, devices = module._decided, iter([torch.device("cuda", 0)])
+
+    class Sums(MeanPrediction):
+        @property
+        def device(self) -> torch.device:
+            return torch.device("cuda", 0) if not moved else torch.device("cpu")
+
+        def move_to_cpu(self) -> None:
+            moved.append(self)
+            super().move_to_cpu()
+
+    moved: list[MeanPrediction] = []
+
+    def short(*arguments):
+        if next(devices, None) is not None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return decided(*arguments)
+
+    monkeypatch.setattr(module, "MeanPrediction", Sums)
+    monkeypatch.setattr(module, "_decided", short)
+    found = predict_case([Member(net, SEGMENT)], [prepared(net)], SETTINGS, chosen)
+    assert len(moved) == 1
+    assert "a: memory ran out after averaging on cuda:0; trying on the CPU." in caplog.text
+    assert torch.equal(found.probabilities, expected.probabilities)
+    assert torch.equal(found.uncertainty["variance"], expected.uncertainty["variance"])
+
+
+def test_a_grid_is_changed_on_the_device_of_the_volumes() -> None:
+    header = resampled_header(array_header((12, 10, 13), np.diag([1.0, 2.0, 3.0, 1.0])), (2.0, 2.0, 2.0))
+    found = to_native_grid(torch.zeros(3, *header.shape, device="meta"), header)
+    assert (found.device, tuple(found.shape)) == (torch.device("meta"), (3, 12, 10, 13))
