@@ -7,6 +7,7 @@ line does.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +35,7 @@ from deepmedic.model_files import saved_files
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions import training, training_plan
 from deepmedic.sessions.dispatch import is_model_config
-from deepmedic.sessions.ensemble import NamedModel, refuse_unlike
+from deepmedic.sessions.ensemble import NamedModel, compare_spacings, refuse_unlike
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
 from deepmedic.sessions.weights import read_model
@@ -48,6 +49,8 @@ __all__ = [
     "segment",
     "train",
 ]
+
+log = logging.getLogger(__name__)
 
 Tiling = Literal["segments", "auto"]
 _SHARES_TOLERANCE = 1e-6
@@ -186,6 +189,8 @@ def segment(
         execution=ExecutionConfig(precision=precision),
         tiling=tiling,
     )
+    for note in compare_spacings(models, config.preprocessing, refuse=True):
+        log.warning("%s", note)
     if batch_size is not None:
         if batch_size < 1:
             raise ConfigError(f"batch_size = {batch_size}; allowed are whole numbers from 1.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.config.source import Refusals
 from deepmedic.data.dataset import CaseNeeds
 from deepmedic.errors import CommandLineError, ModelError, ProblemList
 from deepmedic.inference.case_prediction import Member, mirrorings
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.model_use import known_spacings, overlap, spacings_in_words, widened
 from deepmedic.sessions.start import find_start_point, read_weights
 from deepmedic.sessions.weights import read_model
 
@@ -91,13 +93,47 @@ def refuse_unlike(models: Sequence[NamedModel]) -> None:
                 f"{one.path} and {seen[one.sha256]} are the same model, which would count twice; name each model once."
             )
         seen[one.sha256] = one.path
-    for first, second in pairwise(models):
+    for first, second in combinations(models, 2):
         for what, here, there in _compared(first.model, second.model):
             if here is not None and there is not None and here != there:
                 raise ModelError(
                     f"{first.path} and {second.path} cannot be averaged: {what} differ: {_shown(here)} in the first, "
                     f"{_shown(there)} in the second. Segment with each of them in a session of its own."
                 )
+
+
+def compare_spacings(models: Sequence[NamedModel], preprocessing: PreprocessingConfig, *, refuse: bool) -> list[str]:
+    """Refuse models that were trained with voxel spacings of which no case can have both, or tell of them.
+
+    A spacing in millimetres that the user chose for all (`resampleTo`) is only told of, as for a single model.
+
+    Args:
+        models: those of an ensemble.
+        preprocessing: as the user gave it, `resampleTo = "model"` included.
+        refuse: False: only tell.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        ModelError: names two files and their spacings.
+    """
+    tolerance = preprocessing.spacing_tolerance
+    for first, second in combinations(models, 2):
+        one, other = known_spacings(first.model), known_spacings(second.model)
+        if one is None or other is None or overlap(widened(one, tolerance), widened(other, tolerance)):
+            continue
+        found = (
+            f"{first.path} and {second.path} were trained with different voxel spacings: {spacings_in_words(one)} the "
+            f"first, {spacings_in_words(other)} the second. A network knows shapes in voxels, so no case suits both."
+        )
+        if refuse and preprocessing.resample_to in (None, "model"):
+            raise ModelError(
+                f"{found} Segment with each of them in a session of its own; or give resampleTo in millimetres, to use "
+                f"both with one spacing; or raise spacingTolerance (now {tolerance:g})."
+            )
+        return [found]
+    return []
 
 
 def members_of(models: Sequence[NamedModel], device: torch.device) -> list[Member]:

@@ -25,6 +25,9 @@ _ROUNDING = 1e-5
 """Millimetres by which sizes in float32 headers may be off."""
 _MOST_NAMED = 3
 
+SpacingRange = tuple[Spacing, Spacing]
+"""Smallest and largest voxel spacing along each axis, millimetres."""
+
 TilingName = Literal["segments", "auto"]
 
 
@@ -222,31 +225,49 @@ def channel_titles(model: SavedModel) -> tuple[str, ...]:
 
 def other_spacing(data: DataSet, model: SavedModel, tolerance: float) -> str:
     """Which cases have a voxel spacing outside that of training by more than a share, in words; empty if none has."""
-    trained = model.data
-    if trained.spacing is None:
+    known = known_spacings(model)
+    if known is None:
         return ""
-    low, high = trained.spacing_range or (trained.spacing, trained.spacing)
     others = [
         (case.name, found.header.spacing)
         for case, found in data.checked_cases()
-        if any(
-            not lowest * (1 - tolerance) - _ROUNDING <= size <= highest * (1 + tolerance) + _ROUNDING
-            for size, lowest, highest in zip(found.header.spacing, low, high, strict=True)
-        )
+        if not overlap((found.header.spacing, found.header.spacing), widened(known, tolerance))
     ]
     if not others:
         return ""
     named = ", ".join(f"{name} {_millimetres(spacing)}" for name, spacing in others[:_MOST_NAMED])
     more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
     return (
-        f"{len(others)} of {len(data)} cases have another voxel spacing than in training, {_range(low, high)}: {named}"
-        f"{more}. The network knows shapes in voxels."
+        f"{len(others)} of {len(data)} cases have another voxel spacing than in training, {spacings_in_words(known)}: "
+        f"{named}{more}. The network knows shapes in voxels."
     )
 
 
-def _range(low: Spacing, high: Spacing) -> str:
-    text = _millimetres(low)
-    return text if _millimetres(high) == text else f"{text} to {_millimetres(high)}"
+def known_spacings(model: SavedModel) -> SpacingRange | None:
+    """The voxel spacings that a model was trained with; None if it does not know them."""
+    if model.data.spacing is None:
+        return None
+    return model.data.spacing_range or (model.data.spacing, model.data.spacing)
+
+
+def widened(spacings: SpacingRange, tolerance: float) -> SpacingRange:
+    """A range of spacings with a share of each end added to it."""
+    (a, b, c), (d, e, f) = spacings
+    less, more = 1 - tolerance, 1 + tolerance
+    lower = a * less - _ROUNDING, b * less - _ROUNDING, c * less - _ROUNDING
+    return lower, (d * more + _ROUNDING, e * more + _ROUNDING, f * more + _ROUNDING)
+
+
+def overlap(one: SpacingRange, other: SpacingRange) -> bool:
+    """Whether some spacing lies in both ranges."""
+    ends = zip(*one, *other, strict=True)
+    return all(low <= highest and lowest <= high for low, high, lowest, highest in ends)
+
+
+def spacings_in_words(spacings: SpacingRange) -> str:
+    """A range of spacings for messages."""
+    low, high = map(_millimetres, spacings)
+    return low if low == high else f"{low} to {high}"
 
 
 def _millimetres(spacing: tuple[float, float, float]) -> str:

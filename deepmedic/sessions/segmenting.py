@@ -20,7 +20,7 @@ from deepmedic.inference.results import ResultFiles
 from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import check, estimates, testing
-from deepmedic.sessions.ensemble import NamedModel, expanded, needs_of, refuse_unlike
+from deepmedic.sessions.ensemble import NamedModel, compare_spacings, expanded, needs_of, refuse_unlike
 from deepmedic.sessions.model_use import compare_with_training, other_spacing, trained_spacing
 from deepmedic.sessions.named_images import Channels, cases_in, named_case
 from deepmedic.sessions.paths import SessionPaths
@@ -136,6 +136,8 @@ def prepare(arguments: Arguments) -> SegmentPlan:
             cases = [replace(case, name=_stem(arguments.output), output_name=_stem(arguments.output))]
     problems.raise_if_any()
     config = _config(arguments, model)
+    with problems.gather():
+        compare_spacings(models, config.preprocessing, refuse=True)
     data = _data_set(cases, config, model, problems)
     notes = [*data.notes, *(note for case in cases for note in channels.contradictions(case))]
     spacing = other_spacing(data, model, config.preprocessing.spacing_tolerance)

@@ -39,6 +39,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import estimates
 from deepmedic.sessions.ensemble import (
     NamedModel,
+    compare_spacings,
     find_models,
     members_of,
     needs_of,
@@ -143,9 +144,13 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     with problems.gather():
         config = fit_test_config(config, model.config)
     taken: list[str] = []
+    with problems.gather():
+        # Configs of the original know no resampleTo, and go on with a warning as before.
+        taken += compare_spacings(models, config.preprocessing, refuse=config.source.dialect == "toml")
     preprocessing = replace(config.preprocessing, resample_to=None)  # should the right one not be known
     with problems.gather():
-        preprocessing, taken = as_in_training(config.preprocessing, config.source, model)
+        preprocessing, told = as_in_training(config.preprocessing, config.source, model)
+        taken += told
     config = replace(config, preprocessing=preprocessing)
     with problems.gather():
         refuse_what_needs_other_models(config, len(models))
@@ -153,7 +158,6 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     notes = [*config.source.notes, *taken, *data.notes]
     for one in models:
         with problems.gather():
-            # Configs of the original know no resampleTo, and go on with a warning as before.
             refuse = config.source.dialect == "toml"
             notes += compare_with_training(data, one.model, refuse_other_spacing=refuse)
     notes = list(dict.fromkeys(notes))

@@ -123,6 +123,32 @@ def test_models_that_cannot_be_averaged_are_refused(study, run, source, changes,
     assert not study.out.exists()
 
 
+def test_every_pair_of_models_is_compared(study, run, source):
+    """The one between the two that differ does not know its normalisation."""
+    between = variant(source, study.folder / "B.save", zscore=None)
+    other = variant(source, study.folder / "C.save", zscore={"apply": 1}, channel_names=["t1", "t2"])
+    outcome = run("-test", study.test(), "-model", source, between, other, "-check")
+    assert outcome.code == 5
+    assert f"{source} and {other} cannot be averaged: the normalisations" in outcome.err
+
+
+def test_models_of_other_spacings_are_refused_unless_a_spacing_was_chosen(study, run, source):
+    coarse = variant(source, study.folder / "B.save", spacing=(2.0, 2.0, 2.4), spacing_range=None)
+    for changes in ({}, {"resampleTo": "model"}):
+        outcome = run("-test", study.test(**changes), "-model", source, coarse)
+        assert outcome.code == 5
+        assert (
+            f"{source} and {coarse} were trained with different voxel spacings: 1 x 1 x 1.2 mm the first, 2 x 2 x 2.4"
+        )
+        assert "the first, 2 x 2 x 2.4 mm the second. A network knows shapes in voxels" in outcome.err
+        assert "raise spacingTolerance (now 0.05)" in outcome.err
+        assert not study.out.exists()
+    for changes in ({"resampleTo": [1.5, 1.5, 1.5]}, {"spacingTolerance": 0.5}):
+        outcome = run("-test", study.test(**changes), "-model", source, coarse, "-check")
+        assert outcome.code == 0
+        assert ("were trained with different voxel spacings" in outcome.out) == ("resampleTo" in changes)
+
+
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
