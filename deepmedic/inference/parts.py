@@ -20,7 +20,7 @@ from typing import Any
 from deepmedic.files import write_json_atomically
 from deepmedic.inference.evaluation import CaseEvaluation
 from deepmedic.inference.survey import Saving
-from deepmedic.inference.tables import write_tables
+from deepmedic.inference.tables import remove_tables, write_tables
 from deepmedic.locks import refuse_if_held, session_lock
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,21 @@ def finish_part(
     write_tables(folder, [row for _, evaluation in sorted(together.items()) for row in evaluation.rows])
     log.info("All %d parts are finished: the tables of metrics cover all cases.", part.of)
     return together
+
+
+def begin_anew(folder: Path, part: Part | None) -> None:
+    """Remove tables and scores that will not fit the results which are about to be replaced.
+
+    Otherwise those of the earlier run stayed until the last part is finished, beside results of this one.
+
+    Args:
+        folder: of the session's results.
+        part: whose results are replaced; None: those of the whole session.
+    """
+    remove_tables(folder)
+    if part is not None:
+        remove_tables(folder, f"metrics.{part}")
+        part_file(folder, part).unlink(missing_ok=True)
 
 
 def part_file(folder: Path, part: Part) -> Path:

@@ -31,7 +31,7 @@ from deepmedic.inference.evaluation import (
 )
 from deepmedic.inference.execution import InferenceSettings, batch_limit
 from deepmedic.inference.feature_maps import FeatureRanges
-from deepmedic.inference.parts import Part, finish_part, run_digest
+from deepmedic.inference.parts import Part, begin_anew, finish_part, run_digest
 from deepmedic.inference.predictor import CasePlan, Prediction, Progress, plan_case, predict_together
 from deepmedic.inference.results import ExistingResults, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
@@ -137,6 +137,8 @@ def segment_cases(
         writer = None
         if options.saving is not None:
             remove_stale(data.cases, options.saving.files)
+            if options.saving.overwrite and options.saving.files.tables:
+                begin_anew(options.saving.files.folder, options.part)
             writer = stack.enter_context(ResultWriter(options.saving.files))
         members = (Member(net, options.inference.segment),) if isinstance(net, DeepMedicNet) else tuple(net)
         group: CaseGroup[_Waiting] = CaseGroup(

@@ -78,10 +78,9 @@ def write_tables(folder: Path, rows: Sequence[MetricsRow], stem: str = "metrics"
     Raises:
         ResourceError: a file cannot be written.
     """
-    paths = [folder / f"{stem}{ending}" for ending in (".csv", "_summary.csv", ".json", ".md")]
+    paths = _table_files(folder, stem)
     if not rows:
-        for path in paths:
-            path.unlink(missing_ok=True)
+        remove_tables(folder, stem)
         return []
     lines = summary(rows)
     write_metrics_csv(paths[0], rows)
@@ -89,6 +88,12 @@ def write_tables(folder: Path, rows: Sequence[MetricsRow], stem: str = "metrics"
     write_metrics_json(paths[2], rows)
     write_text_atomically(paths[3], markdown(lines))
     return paths
+
+
+def remove_tables(folder: Path, stem: str = "metrics") -> None:
+    """Remove what `write_tables` wrote in an earlier run."""
+    for path in _table_files(folder, stem):
+        path.unlink(missing_ok=True)
 
 
 def write_metrics_csv(path: Path, rows: Sequence[MetricsRow]) -> None:
@@ -113,6 +118,10 @@ def write_metrics_json(path: Path, rows: Sequence[MetricsRow]) -> None:
         "rows": [row.as_dict() for row in rows],
     }
     write_json_atomically(path, content)
+
+
+def _table_files(folder: Path, stem: str) -> list[Path]:
+    return [folder / f"{stem}{ending}" for ending in (".csv", "_summary.csv", ".json", ".md")]
 
 
 def _long(lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -89,6 +89,27 @@ def test_scores_of_another_run_are_not_merged(study, run, source, listed, comman
     assert not (listed / "metrics.csv").exists()
 
 
+def test_tables_go_when_results_are_replaced(study, run, listed, whole, command):
+    for part in ("1/2", "2/2"):
+        assert run(*command, "-part", part).code == 0
+    assert (listed / "metrics.csv").exists()
+    outcome = run(*command, "-part", "2/2")
+    assert (outcome.code, (listed / "metrics.csv").exists()) == (0, True)
+    intact = study.image(2, "t1").read_bytes()
+    study.image(2, "t1").write_bytes(intact[:-30])
+
+    assert run(*command, "-part", "1/2", "-overwrite").code == 4
+
+    left = {path.name for path in listed.iterdir() if path.is_file()}
+    assert not any(name.startswith(("metrics.csv", "metrics.json", "metrics.md", "metrics_summary")) for name in left)
+    assert not any("part1of2" in name for name in left)
+    assert {"scores.part2of2.json", "metrics.part2of2.csv"} <= left
+    study.image(2, "t1").write_bytes(intact)
+    outcome = run(*command, "-part", "1/2")
+    assert (outcome.code, "All 2 parts are finished" in outcome.out) == (0, True)
+    assert contents(listed) == whole
+
+
 def test_a_part_with_a_skipped_case_counts_as_finished(study, run, source, listed):
     study.image(1, "t1").write_bytes(study.image(1, "t1").read_bytes()[:-30])
     config = study.test(allowSkippedCases=True)
