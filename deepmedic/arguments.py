@@ -90,15 +90,14 @@ OPTIONS = (
     CommandOption(
         "-analyse", "analyse", "Before training: is a model worth transferring to new cases, and how?", "CONFIG.cfg"
     ),
+    CommandOption("-findLr", "find_lr", "Which learning rate suits a training? Tried on short ones.", "TRAIN.cfg"),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
     CommandOption("-movingAverage", "moving_average", "With -plot: smooth over so many subepochs.", "N"),
     CommandOption("-report", "report", "Make the report of finished sessions (again).", "SESSION..."),
     CommandOption("-resetOptimizer", "reset_optimizer", "With -train: keep the weights, start optimisation anew."),
     CommandOption("-resetopt", "reset_optimizer", "The same as -resetOptimizer."),
-    CommandOption(
-        "-split", "split", "With -train: split its cases by subject, as 0.8 0.1 0.1 or as a stored split.", "SHARE..."
-    ),
+    CommandOption("-split", "split", "With -train, -findLr: split cases by subject, as 0.8 0.1 0.1.", "SHARE..."),
     CommandOption("-crossValidate", "cross_validate", "With -train: one session per fold, and a table.", "K"),
     CommandOption("-fold", "fold", "With -crossValidate: only this fold, counted from 1.", "I"),
     CommandOption("-dev", "device", "cpu, cuda, cuda0, cuda1, ..., gpu or auto (default).", "DEVICE"),
@@ -127,6 +126,7 @@ _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
     *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "report", "new_configs", "analyse"),
+    "find_lr",
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -165,6 +165,7 @@ class Arguments:
     plot: tuple[Path, ...] = ()
     analyse: Path | None = None
     """An analysis config, or a train config."""
+    find_lr: Path | None = None
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
@@ -311,8 +312,8 @@ _CONVERTERS: dict[str, Callable[[CommandOption, str], object]] = {
 def _refuse_contradictions(arguments: Arguments) -> None:
     given = set(arguments.given)
     commands = [name for name in _COMMANDS if getattr(arguments, name)]
-    if commands == ["new_model", "train"]:
-        commands = ["train"]
+    if commands in (["new_model", "train"], ["new_model", "find_lr"]):
+        commands = commands[1:]
     if len(commands) > 1:
         names = [name for name in arguments.given if _BY_NAME[name].attribute in commands]
         raise CommandLineError(f"{' and '.join(names)} cannot be given together; run one after the other.")
@@ -361,19 +362,21 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         raise CommandLineError(f"{reset} only has a meaning with -train; add -train TRAIN.cfg or leave {reset} out.")
     if reset and arguments.new_model:
         raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
-    running = session or bool(arguments.new_model or arguments.segment)
+    starting = session or bool(arguments.find_lr)
+    running = starting or bool(arguments.new_model or arguments.segment)
     analysing = bool(arguments.analyse)
     rules = (
-        (session or analysing, ("-model",), "-train, -test or -analyse"),
-        (session, ("-load",), "-train or -test"),
-        (running, ("-check",), "-newModel, -train, -test or -segment"),
+        (starting or analysing, ("-model",), "-train, -test, -findLr or -analyse"),
+        (starting, ("-load",), "-train, -test or -findLr"),
+        (running, ("-check",), "-newModel, -train, -test, -findLr or -segment"),
         (
             running or analysing or bool(arguments.new_configs),
             ("-overwrite",),
-            "-newModel, -train, -test, -segment, -newConfigs or -analyse",
+            "-newModel, -train, -test, -segment, -newConfigs, -findLr or -analyse",
         ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
-        (bool(arguments.train), ("-split", "-crossValidate"), "-train"),
+        (bool(arguments.train or arguments.find_lr), ("-split",), "-train or -findLr"),
+        (bool(arguments.train), ("-crossValidate",), "-train"),
         (bool(arguments.cross_validate), ("-fold",), "-crossValidate"),
         (bool(arguments.test), ("-part",), "-test"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),

@@ -96,6 +96,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _new_configs
     if arguments.analyse:
         return _analyse
+    if arguments.find_lr:
+        return _find_lr
     return _session
 
 
@@ -176,6 +178,12 @@ def _analyse(arguments: Arguments) -> int:
     from deepmedic.sessions import dispatch
 
     return dispatch.analyse(arguments)
+
+
+def _find_lr(arguments: Arguments) -> int:
+    from deepmedic.sessions import dispatch
+
+    return dispatch.find_lr(arguments)
 
 
 def _session(arguments: Arguments) -> int:

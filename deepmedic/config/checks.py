@@ -72,6 +72,7 @@ class SessionChecks:
         self._reweighting(config)
         self._validation(config)
         self._source_task(config)
+        self._rate_search(config)
         self._feature_map_ranges(config.validation_output, "Val")
         self._normalisation(config.preprocessing, config.data)
 
@@ -207,6 +208,14 @@ class SessionChecks:
                 "the validation part of -split is not used, because neither "
                 "performValidationOnSamplesThroughoutTraining nor performFullInferenceOnValidationImagesEveryFewEpochs "
                 "is on"
+            )
+
+    def _rate_search(self, config: TrainConfig) -> None:
+        search = config.rate_search
+        if search is not None and search.lowest_power >= search.highest_power:
+            self._refusals.refuse(
+                ("findLr", "maxPower"),
+                f"found {search.highest_power:g}; allowed: more than minPower, which is {search.lowest_power:g}",
             )
 
     def _source_task(self, config: TrainConfig) -> None:

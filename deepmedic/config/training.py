@@ -22,6 +22,7 @@ from deepmedic.config.optimisation import (
 )
 from deepmedic.config.options import option, section
 from deepmedic.config.phases import PhaseConfig, RecipeConfig
+from deepmedic.config.rate_search import RateSearchConfig
 from deepmedic.config.refinements import EarlyStoppingConfig, RefinementConfig
 from deepmedic.config.sections import REPORT_DOC, DataConfig, ExecutionConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
@@ -38,6 +39,7 @@ __all__ = [
     "LossWeights",
     "OptimizerConfig",
     "PhaseConfig",
+    "RateSearchConfig",
     "RecipeConfig",
     "RefinementConfig",
     "SamplingConfig",
@@ -224,6 +226,13 @@ class TrainConfig:
         default_text="off",
         doc="A guard against forgetting: validation cases of the task that the model knew before, which are segmented "
         "as a whole and scored before and during the training of another task.",
+    )
+    rate_search: RateSearchConfig | None = option(
+        "findLr",
+        None,
+        origin="new",
+        default_text="the defaults of its sub-keys",
+        doc="How -findLr looks for a learning rate; a training does not use it.",
     )
     report: bool = option("report", True, origin="new", doc=REPORT_DOC)
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)

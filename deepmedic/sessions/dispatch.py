@@ -68,6 +68,29 @@ def analyse(arguments: Arguments) -> int:
     return analysis_results.run(arguments, config)
 
 
+def find_lr(arguments: Arguments) -> int:
+    """Run `-findLr` with what a training starts from, and return the exit code.
+
+    Raises:
+        DeepMedicError: what is wrong.
+    """
+    init_logging()
+    assert arguments.find_lr is not None
+    problems = ProblemList()
+    model, config = None, None
+    with problems.gather():
+        model = _model_config(arguments)
+    with problems.gather():
+        split_by = "-split" if arguments.split else None
+        config = load_train_config(arguments.find_lr, model=model, split_by=split_by)
+    problems.raise_if_any()
+    from deepmedic.sessions import check, rate_finder
+
+    assert config is not None
+    plan = rate_finder.prepare(arguments, config, model)
+    return check.training(plan.training) if arguments.check else rate_finder.run(plan)
+
+
 def is_model_config(path: Path) -> bool:
     """True when `-model` (or `-inspect`) names an architecture `.cfg` and not a saved model; by content."""
     return not path.is_dir() and identify(path) == "config"

@@ -58,5 +58,23 @@ class SessionPaths:
         return self.folder / "reports" / f"{self.session}.html"
 
     @property
+    def rates(self) -> Path:
+        """Results of `-findLr`."""
+        return self.folder / "learningRates" / self.session
+
+    @property
+    def rates_log(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.findLr.txt"
+
+    @property
+    def layers(self) -> Path:
+        """Results of `-analyseLayers`."""
+        return self.folder / "layers" / self.session
+
+    @property
+    def layers_log(self) -> Path:
+        return self.folder / "logs" / f"{self.session}.layers.txt"
+
+    @property
     def tensorboard(self) -> Path:
         return self.folder / "tensorboard" / self.session

@@ -9,10 +9,7 @@ from typing import Any
 
 from deepmedic import devices
 from deepmedic.data.dataset import DataSet
-from deepmedic.data.memory import bytes_as_text
-from deepmedic.data.reading import workers_of
-from deepmedic.data.residency import pool_for, residency_of, volume_bytes
-from deepmedic.data.source import SegmentSource, SourceSettings
+from deepmedic.data.source import SegmentSource
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import EventLog
@@ -22,6 +19,7 @@ from deepmedic.sessions import new_model
 from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.reporting import after_session
+from deepmedic.sessions.segment_sources import segment_source
 from deepmedic.sessions.session_record import record_training
 from deepmedic.sessions.source_task import SourceTaskScorer
 from deepmedic.sessions.training_plan import TrainingPlan
@@ -147,33 +145,7 @@ class TrainingSession:
             log.warning("A session goes on to the very same numbers only with the same device, torch and threads.")
 
     def _source(self, data: DataSet, role: str, budget: int) -> SegmentSource:
-        config, training = self.config, role == "train"
-        settings = SourceSettings(
-            role=role,
-            seed=self.beginning.state.seed,
-            segment=data.needs.segment,
-            segments=config.segments_per_subepoch if training else config.validation_segments,
-            batch_size=config.batch_size if training else config.validation_batch_size,
-            cases=config.cases_per_subepoch,
-            sampling=config.sampling if training else config.validation_sampling,
-            augmentation=config.augmentation if training else None,
-            subepochs=config.subepochs,
-            epochs=config.total_epochs,
-        )
-        device, workers = self.plan.device, workers_of(config.sampling_processes)
-        residency = residency_of(data, budget, config.cases_per_subepoch, workers, device)
-        if not residency.everything:
-            log.info(
-                "The %d %s cases take %s: up to %s stay in memory, and %d threads read ahead what else is needed.",
-                len(data),
-                data.role,
-                bytes_as_text(volume_bytes(data)),
-                bytes_as_text(residency.pool_bytes),
-                workers,
-            )
-        pool = pool_for(data, device, residency.pool_bytes)
-        architecture, leave_if_asked = self.beginning.model.architecture, self.interruption.raise_if_requested
-        return SegmentSource(data, architecture, settings, pool, leave_if_asked, residency.reading)
+        return segment_source(self.plan, data, role, budget, self.interruption)
 
     def _read_data(self) -> None:
         """Read what fits into memory, so that a bad case is found before the first step."""

@@ -45,6 +45,11 @@ def begin_phase(network: DeepMedicNet, config: TrainConfig) -> Learning:
     frozen = parameters.freeze(network, config.freezing)
     if frozen:
         log.info("Frozen layers, whose parameters do not change: %s", ", ".join(frozen))
+    return new_learning(network, config)
+
+
+def new_learning(network: DeepMedicNet, config: TrainConfig) -> Learning:
+    """Make an optimiser with a new state, and averages, for the parameters of a network that are not frozen."""
     refinements = UpdateRefinements.of(config.refinements, network)
     optimiser = make_optimiser(config.optimizer, parameters.optimizer_order(network), refinements)
     decay = config.refinements.weight_averaging

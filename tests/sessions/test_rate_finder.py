@@ -1,0 +1,130 @@
+"""`-findLr` as a whole command: its results, that it repeats itself and leaves everything else as it was."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from study import Study
+
+from deepmedic.sessions import rate_finder
+
+QUICK = {"numberOfSubepochs": 1}
+SEARCH = {"minPower": -4, "maxPower": 6.0, "resolution": 2, "rampSteps": 20}
+
+
+@pytest.fixture(autouse=True)
+def _pictures_where_asked_for(request, monkeypatch) -> None:
+    """Drawing takes longer than all else."""
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(rate_finder, "draw_learning_rates", lambda plain, path: path)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by a test that needs them."""
+
+
+def results(study: Study) -> Path:
+    return study.out / "learningRates" / "first"
+
+
+def found(study: Study) -> dict[str, Any]:
+    return json.loads((results(study) / "lr_finder.json").read_text())
+
+
+def table(study: Study, name: str) -> list[dict[str, str]]:
+    with (results(study) / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class TestResults:
+    def test_grid_and_ramp_of_a_trained_model_which_stays_as_it_is(self, study, run, source, pictures) -> None:
+        search = {"minPower": -4, "maxPower": -1, "resolution": 3, "rampSteps": 20}
+        config, before = study.train(validate=True, findLr=search, **QUICK), digest(source)
+        outcome = run("-findLr", config, "-model", source)
+        assert outcome.code == 0, outcome.err
+        assert digest(source) == before
+        plain, rows = found(study), table(study, "lr_finder.csv")
+        assert [float(row["learning_rate"]) for row in rows] == pytest.approx([1e-4, 10**-2.5, 0.1])
+        assert plain["highestDice"] == max(plain["grid"], key=lambda row: (row["dice"], -row["cost"]))["learningRate"]
+        assert plain["lowestCost"] == min(plain["grid"], key=lambda row: row["cost"])["learningRate"]
+        assert len(table(study, "lr_finder_ramp.csv")) == len(plain["ramp"]["costs"]) <= 20
+        assert (results(study) / "lr_finder.png").read_bytes().startswith(b"\x89PNG")
+        assert f"Suggestion: learningRate = {plain['suggestion']:.3g}" in outcome.out
+        assert f"deepmedic -train {config} -model {source} -resetOptimizer" in outcome.out
+        assert not (study.out / "cnnModels").exists()
+
+    def test_a_search_is_repeated_exactly_and_only_when_asked(self, study, run) -> None:
+        config = study.train(validate=True, findLr={**SEARCH, "maxPower": -2}, **QUICK)
+        command = ("-newModel", study.model(), "-findLr", config)
+        assert run(*command).code == 0
+        files = {path.name: digest(path) for path in results(study).iterdir()}
+        assert "This search was made before" in run(*command).out
+        assert run(*command, "-overwrite").code == 0
+        assert {path.name: digest(path) for path in results(study).iterdir()} == files
+        other = run(*command, "-seed", 1)
+        assert other.code == 8, other.err
+        assert "holds results of another request (other model, cases, settings or seed)" in other.err
+
+    def test_a_rate_that_diverges_is_recorded_and_the_next_starts_from_the_same_weights(
+        self, study, run, monkeypatch
+    ) -> None:
+        config = study.train(validate=True, findLr={"method": "grid"}, sgd0orAdam1orRms2=0, **QUICK)
+        command = ("-newModel", study.model(), "-findLr", config, "-overwrite")
+        grids = []
+        for rates in [(1e-3, 1e30, 1e-2), (1e-2, 1e-3)]:
+            monkeypatch.setattr(rate_finder, "spaced_rates", lambda *_, rates=rates: rates)
+            assert run(*command).code == 0
+            grids.append({row["learningRate"]: row for row in found(study)["grid"]})
+        after, alone = grids
+        assert after.pop(1e30) == {"learningRate": 1e30, "cost": None, "dice": None, "diverged": True}
+        assert after == alone
+        assert after[1e-3]["cost"] != after[1e-2]["cost"]
+
+    def test_a_diverged_rate_is_infinite_in_the_table(self, study, run, monkeypatch) -> None:
+        monkeypatch.setattr(rate_finder, "spaced_rates", lambda *_: (1e30,))
+        config = study.train(validate=True, findLr={"method": "grid"}, sgd0orAdam1orRms2=0, **QUICK)
+        outcome = run("-newModel", study.model(), "-findLr", config)
+        assert table(study, "lr_finder.csv") == [{"learning_rate": "1e+30", "cost": "inf", "dice": "nan"}]
+        assert "Every rate of the grid diverged; lower minPower and maxPower of findLr." in outcome.out + outcome.err
+        assert "No learning rate can be suggested." in outcome.out
+
+
+class TestRefusals:
+    def test_bounds_that_are_exchanged(self, study, run) -> None:
+        outcome = run("-newModel", study.model(), "-findLr", study.train(findLr={"minPower": 2, "maxPower": -4}))
+        assert outcome.code == 3
+        assert "train.cfg:" in outcome.err
+        assert "findLr.maxPower: found -4; allowed: more than minPower, which is 2" in outcome.err
+
+    def test_without_a_model(self, study, run) -> None:
+        outcome = run("-findLr", study.train())
+        assert outcome.code == 2
+        assert "-findLr needs a model to start from, as -train does: -newModel MODEL.cfg" in outcome.err
+
+    def test_a_grid_without_validation(self, study, run) -> None:
+        outcome = run("-newModel", study.model(), "-findLr", study.train(findLr={"method": "grid"}))
+        assert outcome.code == 3
+        assert 'findLr.method = "grid" judges each rate on validation samples, and nothing is validated' in outcome.err
+
+    def test_without_validation_only_the_ramp_is_made_and_that_is_said(self, study, run) -> None:
+        outcome = run("-newModel", study.model(), "-findLr", study.train(findLr={"rampSteps": 20}))
+        assert outcome.code == 0, outcome.err
+        assert "there is no grid of rates: only the ramp is made" in outcome.out + outcome.err
+        assert found(study)["grid"] == []
+        assert sorted(path.name for path in results(study).iterdir()) == ["lr_finder.json", "lr_finder_ramp.csv"]
+
+    def test_check_writes_nothing(self, study, run) -> None:
+        before = study.files()
+        outcome = run("-newModel", study.model(), "-findLr", study.train(), "-check")
+        assert outcome.code == 0, outcome.err
+        assert study.files() == before
