@@ -90,6 +90,7 @@ OPTIONS = (
     CommandOption(
         "-analyse", "analyse", "Before training: is a model worth transferring to new cases, and how?", "CONFIG.cfg"
     ),
+    CommandOption("-analyseLayers", "analyse_layers", "After training: what it did to every layer.", "TEST.cfg"),
     CommandOption("-findLr", "find_lr", "Which learning rate suits a training? Tried on short ones.", "TRAIN.cfg"),
     CommandOption("-detailed", "detailed", "With -plot: all metrics, not only accuracy."),
     CommandOption("-plotClasses", "plot_classes", "With -plot: only these classes.", "CLASS..."),
@@ -126,7 +127,7 @@ _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
     *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "report", "new_configs", "analyse"),
-    "find_lr",
+    *("find_lr", "analyse_layers"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -166,6 +167,7 @@ class Arguments:
     analyse: Path | None = None
     """An analysis config, or a train config."""
     find_lr: Path | None = None
+    analyse_layers: Path | None = None
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
@@ -323,10 +325,10 @@ def _refuse_contradictions(arguments: Arguments) -> None:
     _refuse_misplaced(arguments, given)
     if arguments.adapt and not (arguments.classes or arguments.channels):
         raise CommandLineError("-adapt needs to know for what: add -classes NAME... or -channels NAME..., or both.")
-    if len(arguments.models) > 1 and not (arguments.test or arguments.analyse):
+    if len(arguments.models) > 1 and not (arguments.test or arguments.analyse or arguments.analyse_layers):
         raise CommandLineError(
             f"-model {' '.join(map(str, arguments.models))}: several models only have a meaning with -test, which "
-            "averages them, or -analyse, which ranks them; name one."
+            "averages them, -analyse, which ranks them, or -analyseLayers, which compares two; name one."
         )
     missing = [name for name in ("-images", "-output") if name not in given]
     if arguments.segment and missing:
@@ -363,16 +365,16 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     if reset and arguments.new_model:
         raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
     starting = session or bool(arguments.find_lr)
-    running = starting or bool(arguments.new_model or arguments.segment)
-    analysing = bool(arguments.analyse)
+    running = starting or bool(arguments.new_model or arguments.segment or arguments.analyse_layers)
+    analysing = bool(arguments.analyse or arguments.analyse_layers)
     rules = (
-        (starting or analysing, ("-model",), "-train, -test, -findLr or -analyse"),
+        (starting or analysing, ("-model",), "-train, -test, -findLr, -analyse or -analyseLayers"),
         (starting, ("-load",), "-train, -test or -findLr"),
-        (running, ("-check",), "-newModel, -train, -test, -findLr or -segment"),
+        (running, ("-check",), "-newModel, -train, -test, -findLr, -analyseLayers or -segment"),
         (
             running or analysing or bool(arguments.new_configs),
             ("-overwrite",),
-            "-newModel, -train, -test, -segment, -newConfigs, -findLr or -analyse",
+            "-newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse or -analyseLayers",
         ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train or arguments.find_lr), ("-split",), "-train or -findLr"),

@@ -96,6 +96,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _new_configs
     if arguments.analyse:
         return _analyse
+    if arguments.analyse_layers:
+        return _analyse_layers
     if arguments.find_lr:
         return _find_lr
     return _session
@@ -178,6 +180,12 @@ def _analyse(arguments: Arguments) -> int:
     from deepmedic.sessions import dispatch
 
     return dispatch.analyse(arguments)
+
+
+def _analyse_layers(arguments: Arguments) -> int:
+    from deepmedic.sessions import dispatch
+
+    return dispatch.analyse_layers(arguments)
 
 
 def _find_lr(arguments: Arguments) -> int:

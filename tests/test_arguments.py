@@ -83,10 +83,11 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-newModel m -train t -resetopt", "-resetopt and -newModel contradict each other"),
         ("-test t -model x -resetOptimizer", "-resetOptimizer only has a meaning with -train"),
         ("-newModel m -resetopt", "-resetopt only has a meaning with -train"),
-        ("-inspect x -model y", "-model only has a meaning with -train, -test, -findLr or -analyse."),
+        ("-inspect x -model y", "-model only has a meaning with -train, -test, -findLr, -analyse or -analyseLayers."),
         (
             "-inspect x -overwrite",
-            "-overwrite only has a meaning with -newModel, -train, -test, -segment, -newConfigs, -findLr or -analyse.",
+            "-overwrite only has a meaning with -newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse or "
+            "-analyseLayers.",
         ),
         ("-newModel m -pretrained a -layers", "-layers needs a value: -layers DEPTH..."),
         ("-newModel m -pretrained a -layers 1 x", "-layers x: allowed are whole numbers from 1"),

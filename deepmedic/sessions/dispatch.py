@@ -91,6 +91,20 @@ def find_lr(arguments: Arguments) -> int:
     return check.training(plan.training) if arguments.check else rate_finder.run(plan)
 
 
+def analyse_layers(arguments: Arguments) -> int:
+    """Run `-analyseLayers` with the config of an inference, and return the exit code.
+
+    Raises:
+        DeepMedicError: what is wrong.
+    """
+    init_logging()
+    assert arguments.analyse_layers is not None
+    config = load_test_config(arguments.analyse_layers)
+    from deepmedic.sessions import layer_results
+
+    return layer_results.run(arguments, config)
+
+
 def is_model_config(path: Path) -> bool:
     """True when `-model` (or `-inspect`) names an architecture `.cfg` and not a saved model; by content."""
     return not path.is_dir() and identify(path) == "config"

@@ -1,0 +1,141 @@
+"""`-analyseLayers` as a whole command: what it writes, that it repeats itself, and refusals."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from study import Study
+
+from deepmedic import checkpoints
+from deepmedic.sessions import layer_analysis, layer_results
+
+BOTH = {
+    "channels": ["lists/train_t1.cfg", "lists/train_t2.cfg"],
+    "gtLabels": "lists/train_labels.cfg",
+    "roiMasks": "lists/train_roi.cfg",
+    "namesForPredictionsPerCase": None,
+}
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by a test that needs them."""
+
+
+@pytest.fixture(autouse=True)
+def _quick(request, monkeypatch) -> None:
+    """Drawing takes longer than all else, and fewer voxels show as much."""
+    monkeypatch.setattr(layer_analysis, "_MOST_VOXELS", 120)
+    monkeypatch.setattr(layer_analysis, "_FEWEST_PER_CLASS", 20)
+    if "pictures" not in request.fixturenames:
+        monkeypatch.setattr(layer_results, "draw_layers", lambda plain, folder: [])
+
+
+def results(study: Study) -> Path:
+    return study.out / "layers" / "segment"
+
+
+def found(study: Study) -> dict[str, Any]:
+    return json.loads((results(study) / "layers.json").read_text())
+
+
+def table(study: Study, name: str) -> list[dict[str, str]]:
+    with (results(study) / name).open() as file:
+        return list(csv.DictReader(file))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+
+
+def test_everything_is_written_and_the_model_stays_as_it_is(study, run, source, pictures) -> None:
+    before = source.read_bytes()
+    outcome = run("-analyseLayers", study.test(**BOTH), "-model", source)
+    assert outcome.code == 0, outcome.err
+    assert source.read_bytes() == before
+    plain = found(study)
+    assert plain["layers"] == ["normal/1", "normal/2", "subsampled1/1", "subsampled1/2", "fc/1", "penultimate", "fc/2"]
+    rows = table(study, "layer_importance.csv")
+    assert (rows[0]["unit"], rows[0]["drop_reinitialised"]) == ("model", "0")
+    assert {"normal/1", "subsampled1", "fc", "all layers"} <= {row["unit"] for row in rows}
+    [whole] = [one for one in plain["importance"] if one["unit"] == "all layers"]
+    assert whole["dice"] + whole["criticality"] == pytest.approx(float(rows[0]["dice_reinitialised"]))
+    assert not any(row["unchanged"] for row in plain["weightDistance"])
+    assert [row["network"] for row in plain["knn"][:3]] == ["trained", "start", "random"]
+    matrix = plain["cka"]["trained-trained"]["values"]
+    assert [row[place] for place, row in enumerate(matrix)] == [1.0] * 7
+    diagonal = table(study, "cka.csv")
+    assert float(diagonal[0]["trained-start"]) == pytest.approx(plain["cka"]["trained-start"]["values"][0][0])
+    assert {"layers.png", "cka.png", "weight_distance.csv", "cka_trained_start.csv"} <= set(digests(results(study)))
+    assert "Most critical layer: " in outcome.out
+    assert f"deepmedic -inspect {source}" in outcome.out
+
+
+def test_a_model_that_never_moved_has_no_distance_and_no_critical_layer(study, run, source) -> None:
+    content = checkpoints.load(source)
+    content["start_parameters"] = {name: tensor.clone() for name, tensor in content["parameters"].items()}
+    checkpoints.save(study.folder / "same.save", content)
+    assert run("-analyseLayers", study.test(**BOTH), "-model", study.folder / "same.save").code == 0
+    plain = found(study)
+    assert plain["totalL2"] == 0
+    assert all(row["unchanged"] for row in plain["weightDistance"])
+    assert {one["criticality"] for one in plain["importance"]} == {0.0}
+    similar = plain["cka"]["trained-start"]["values"]
+    assert [row[place] for place, row in enumerate(similar)] == pytest.approx([1.0] * 7)
+    trained, start = ([row["dice"] for row in plain["knn"] if row["network"] == name] for name in ("trained", "start"))
+    assert trained == start
+
+
+def test_two_models_are_compared_and_a_repeated_analysis_is_the_same(study, run, source) -> None:
+    content = checkpoints.load(source)
+    content["parameters"] = content["start_parameters"]
+    checkpoints.save(study.folder / "other.save", content)
+    command = ("-analyseLayers", study.test(**BOTH), "-model", source, study.folder / "other.save")
+    assert run(*command).code == 0
+    plain, files = found(study), digests(results(study))
+    between, earlier = (np.array(plain["cka"][name]["values"]) for name in ("trained-other", "trained-start"))
+    np.testing.assert_allclose(between, earlier, atol=1e-9)
+    assert "This analysis was made before" in run(*command).out
+    assert run(*command, "-overwrite").code == 0
+    assert digests(results(study)) == files
+    refused = run(*command[:-1])
+    assert refused.code == 8
+    assert "holds results of another request" in refused.err
+
+
+class TestRefusals:
+    def test_without_a_model(self, study, run) -> None:
+        outcome = run("-analyseLayers", study.test())
+        assert outcome.code == 2
+        assert "-analyseLayers needs one trained model, or two to compare with each other; found 0" in outcome.err
+
+    def test_an_untrained_model_labels_that_are_missing_and_one_subject_together(self, study, run) -> None:
+        assert run("-newModel", study.model()).code == 0
+        [model] = study.out.glob("cnnModels/*.save")
+        before = study.files()
+        outcome = run("-analyseLayers", study.test(gtLabels=None), "-model", model)
+        assert outcome.code in (4, 5)
+        assert "this model was never trained, so that there is nothing that training did to its layers" in outcome.err
+        assert "no labels for case2; list them with gtLabels" in outcome.err
+        assert "1 labelled cases of one subject are listed" in outcome.err
+        assert study.files() == before
+
+    def test_a_second_model_of_another_architecture(self, study, run, source) -> None:
+        assert run("-newModel", study.model(modelName="wide", numberFMsPerLayerFC=[6])).code == 0
+        [other] = study.out.glob("cnnModels/wide*.save")
+        outcome = run("-analyseLayers", study.test(**BOTH), "-model", source, other)
+        assert outcome.code == 5
+        assert f"{other}: this model has another architecture than {source}" in outcome.err
+
+    def test_check_writes_nothing(self, study, run, source) -> None:
+        before = study.files()
+        outcome = run("-analyseLayers", study.test(**BOTH), "-model", source, "-check")
+        assert outcome.code == 0, outcome.err
+        assert "2 cases, model net: the layers can be analysed." in outcome.out
+        assert study.files() == before
