@@ -42,8 +42,8 @@ log = logging.getLogger(__name__)
 TRAINED, START, OTHER = "trained", "start", "other"
 DRAWS = 3
 """Times that a unit is drawn anew, and networks with random weights."""
-_MOST_VOXELS, _FEWEST_VOXELS = 2400, 2000
-"""Wanted for CKA over all cases, and the least that is not warned of."""
+_MOST_VOXELS, _FEWEST_VOXELS = 3600, 2000
+"""Over all cases and classes, not all of which every case has; and the least that CKA is not warned of for."""
 _FEWEST_PER_CLASS = 48
 _SEGMENTS = 24
 _SHARE_OF_MEMORY = 8
