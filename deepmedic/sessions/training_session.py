@@ -163,7 +163,7 @@ class TrainingSession:
             # What changed may be the data, or how they are prepared.
             return replace(model, data=describe_data(plan.training)) if self.beginning.changes else model
         if self.beginning.path is None:
-            new_model.save(model, plan.paths.new_models, self.beginning.report)
+            new_model.save_once(model, plan.paths.new_models, self.beginning.report)
         keeps_start = model.start_parameters is not None and bool(self.beginning.extra)
         start = model.start_parameters if keeps_start else model.parameters
         origin, provenance = self.beginning.state.origin, model.provenance
