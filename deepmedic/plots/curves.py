@@ -152,7 +152,7 @@ def _figure(rows: Rows, histories: Sequence[SessionHistory], request: PlotReques
             axes.set_xlabel("epochs of training" if is_lowest else "")
     if len(histories) == 1:
         changes = "".join(f"\nvalidation Dice, phase {change}" for change in histories[0].phase_changes())
-        figure.suptitle(f"Session {histories[0].name}{changes}", fontsize=10)
+        figure.suptitle(f"Session {histories[0].name}{changes}", fontsize=10 if not changes else 8)
     return figure
 
 
