@@ -11,6 +11,7 @@ from deepmedic.plots.canvas import COLOURS, drawing, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.image import AxesImage
 
 _INCHES = (9.6, 3.4)
 
@@ -33,8 +34,10 @@ def draw_layers(plain: Mapping[str, Any], folder: Path) -> list[Path]:
         pictures = [save_figure(figure, folder / "layers.png")]
         maps = plain["cka"]
         figure = new_figure(3.4 * len(maps), 3.6, layout="constrained")
-        for place, (name, found) in zip(figure.subplots(1, len(maps), squeeze=False)[0], maps.items(), strict=True):
-            _heat_map(place, name, found["values"], plain["layers"])
+        places = list(figure.subplots(1, len(maps), squeeze=False)[0])
+        for place, (name, found) in zip(places, maps.items(), strict=True):
+            shades = _heat_map(place, name, found["values"], plain["layers"])
+        figure.colorbar(shades, ax=places, shrink=0.8)
         pictures.append(save_figure(figure, folder / "cka.png"))
     return pictures
 
@@ -67,12 +70,13 @@ def _knn(axes: Axes, layers: Sequence[str], rows: Sequence[Mapping[str, Any]]) -
     _name_layers(axes, layers)
 
 
-def _heat_map(axes: Axes, name: str, values: Sequence[Sequence[float | None]], layers: Sequence[str]) -> None:
+def _heat_map(axes: Axes, name: str, values: Sequence[Sequence[float | None]], layers: Sequence[str]) -> AxesImage:
     rows, columns = name.split("-")
-    axes.imshow([_numbers(row) for row in values], vmin=0, vmax=1, cmap="viridis")
+    shades = axes.imshow([_numbers(row) for row in values], vmin=0, vmax=1, cmap="viridis")
     axes.set_title(f"CKA: {rows} (down), {columns} (across)")
     axes.set_yticks(range(len(layers)), layers)
     _name_layers(axes, layers)
+    return shades
 
 
 def _name_layers(axes: Axes, layers: Sequence[str]) -> None:

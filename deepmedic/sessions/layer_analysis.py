@@ -34,6 +34,7 @@ from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import testing
 from deepmedic.sessions.ensemble import NamedModel
+from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.testing import TestPlan
 from deepmedic.sessions.weights import read_model
 
@@ -87,6 +88,8 @@ class LayerFindings:
     """By pair of networks, such as "trained-start": [layer, layer] (both have the same layers)."""
     voxels: int
     """That `similarities` were computed from."""
+    skipped: dict[str, str]
+    """Name of each case that was left out -> why."""
 
 
 def prepare(arguments: Arguments, config: TestConfig) -> LayerPlan:
@@ -114,7 +117,8 @@ def prepare(arguments: Arguments, config: TestConfig) -> LayerPlan:
     assert plan is not None
     if other is not None:
         _check_alike(plan.models[0], other)
-    return LayerPlan(plan, other, list(plan.notes))
+    shared = shared_with_training(plan.model, plan.data.cases)
+    return LayerPlan(plan, other, [*plan.notes, *shared])
 
 
 def analyse(plan: LayerPlan) -> LayerFindings:
@@ -134,8 +138,8 @@ def analyse(plan: LayerPlan) -> LayerFindings:
         groups = {TRAINED: [TRAINED], START: [START], "random": random}
         knn = layerwise_knn(bank, groups, layers, plan.seed)
         similarities = _similarities(plan, bank, layers, others)
-        importance = _importance(plan)
-    return LayerFindings(layers, distances, importance, knn, similarities, len(bank.labels))
+        importance, skipped = _importance(plan)
+    return LayerFindings(layers, distances, importance, knn, similarities, len(bank.labels), skipped)
 
 
 def _check(plan: TestPlan, problems: ProblemList) -> None:
@@ -225,9 +229,10 @@ def _similarities(plan: LayerPlan, bank: Bank, layers: Sequence[str], others: Se
     return similarities
 
 
-def _importance(plan: LayerPlan) -> list[Importance]:
+def _importance(plan: LayerPlan) -> tuple[list[Importance], dict[str, str]]:
+    """Replace the layers; return what it does, and why cases were left out."""
     inference = plan.inference
-    source = _Held(inference.data)
+    source, skipped = _Held(inference.data), dict[str, str]()
     options = SegmentationOptions(
         inference=testing.inference_settings(inference),
         purpose="Validation",
@@ -236,7 +241,9 @@ def _importance(plan: LayerPlan) -> list[Importance]:
     )
 
     def score(network: DeepMedicNet) -> float:
-        return segment_cases(network, source, options).mean_foreground_dice
+        summary = segment_cases(network, source, options)
+        skipped.update(summary.failures)
+        return summary.mean_foreground_dice
 
     network = plan.model.network().to(inference.device)
     found = []
@@ -247,7 +254,7 @@ def _importance(plan: LayerPlan) -> list[Importance]:
             log.info("%s: drop in Dice as at the start: %+.4f%s", one.unit.name, one.criticality, text)
             found.append(one)
             bar.update()
-    return found
+    return found, skipped
 
 
 class _Held:

@@ -11,22 +11,23 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from deepmedic import versions
-from deepmedic.analysis.layer_importance import Importance
+from deepmedic import devices, versions
+from deepmedic.analysis.layer_importance import Importance, units_of
 from deepmedic.analysis.weight_distance import Distance, total_l2
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.plain import to_plain
-from deepmedic.errors import ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList, ResourceError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.inference.results import case_fingerprint, labels_fingerprint
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.canvas import drawing
 from deepmedic.plots.layers import draw_layers
-from deepmedic.sessions import testing
+from deepmedic.sessions import check, testing
+from deepmedic.sessions.data_check import DataFindings, read_all
 from deepmedic.sessions.kept_results import digest_of_request, refuse_other_results
-from deepmedic.sessions.layer_analysis import LayerFindings, LayerPlan, analyse, described, prepare
+from deepmedic.sessions.layer_analysis import DRAWS, LayerFindings, LayerPlan, analyse, described, prepare
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +42,7 @@ def run(arguments: Arguments, config: TestConfig) -> int:
     paths = plan.inference.paths
     folder, request = paths.layers, request_digest(plan)
     if arguments.check:
-        log.info("%d cases, model %s: the layers can be analysed.", len(plan.inference.data), plan.model.name)
-        return 0
+        return _check(plan, folder)
     with ExitStack() as stack:
         stack.enter_context(session_lock(paths.folder, f"{paths.session}.layers"))
         stack.enter_context(session_log(paths.layers_log))
@@ -51,8 +51,31 @@ def run(arguments: Arguments, config: TestConfig) -> int:
             return 0
         for note in plan.notes:
             log.warning("%s", note)
-        _write(plan, analyse(plan), folder, request)
-    return 0
+        findings = analyse(plan)
+        _write(plan, findings, folder, request)
+    return FINISHED_WITH_SKIPPED_CASES if findings.skipped else 0
+
+
+def _check(plan: LayerPlan, folder: Path) -> int:
+    """Read every voxel, say what would be analysed, and return the exit code that the analysis would begin with."""
+    inference, problems = plan.inference, ProblemList()
+    found = DataFindings.of_model(plan.model.config)
+    skipped = read_all(inference.data, problems, None, found)
+    problems.raise_if_any()
+    units = units_of(plan.model.architecture)
+    redrawn = sum(one.kind in ("layer", "pathway") for one in units)
+    findings = {
+        "session": inference.paths.session,
+        "output": str(folder),
+        "models": [str(one.path) for one in (*inference.models, plan.other) if one is not None],
+        "device": devices.describe(inference.device),
+        "cases": len(inference.data),
+        "skippedCases": skipped,
+        "segmentationsPerCase": 1 + len(units) + DRAWS * redrawn,
+        "notes": [*plan.notes, *found.repeated],
+    }
+    check.report(findings, inference.arguments)
+    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
 def request_digest(plan: LayerPlan) -> str:
@@ -75,6 +98,7 @@ def to_plain_findings(findings: LayerFindings) -> dict[str, Any]:
     return {
         "layers": list(findings.layers),
         "voxels": findings.voxels,
+        "skippedCases": findings.skipped,
         "weightDistance": [
             {
                 "layer": row.layer,

@@ -19,7 +19,7 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.rate_search import RateSearchConfig
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import CommandLineError, ConfigError, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, CommandLineError, ConfigError, ResourceError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
@@ -57,7 +57,6 @@ class RateFinderPlan:
     training: TrainingPlan
     """Of a training as the config says, under another name, so that a session of that name does not matter."""
     paths: SessionPaths
-    notes: list[str] = field(default_factory=list)
 
     @property
     def request(self) -> str:
@@ -73,6 +72,8 @@ class RateFindings:
 
     grid: tuple[RateResult, ...] = ()
     ramp: Ramp | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+    """Name of each case that was left out -> why."""
 
     @property
     def suggestion(self) -> float | None:
@@ -101,6 +102,7 @@ class RateFindings:
             "suggestion": self.suggestion,
             "lowestCost": None if cost is None else cost.rate,
             "highestDice": None if dice is None else dice.rate,
+            "skippedCases": self.skipped,
             "grid": grid,
             "ramp": ramp,
         }
@@ -148,7 +150,8 @@ def prepare(arguments: Arguments, config: TrainConfig, model: ModelConfig | None
     if plan.config.phases:
         notes.append(f"the rate is that of the first phase, {plan.config.phases[0].name}, of {len(plan.config.phases)}")
     plan.config = plan.config.in_phase(0)
-    return RateFinderPlan(arguments, search, plan, paths, notes)
+    plan.notes = [*notes, *plan.notes]
+    return RateFinderPlan(arguments, search, plan, paths)
 
 
 def run(plan: RateFinderPlan) -> int:
@@ -165,7 +168,7 @@ def run(plan: RateFinderPlan) -> int:
         if refuse_other_results(folder, results, plan.request, overwrite=plan.arguments.overwrite):
             log.info("This search was made before; its results are in %s.", folder)
             return 0
-        for note in [*plan.notes, *plan.training.notes]:
+        for note in plan.training.notes:
             log.warning("%s", note)
         stack.enter_context(devices.session_numerics(plan.training.device, plan.training.config.execution))
         interruption = Interruption()
@@ -176,7 +179,7 @@ def run(plan: RateFinderPlan) -> int:
             log.warning("%s: nothing is written; repeat the command to search anew.", interrupted)
             return interrupted.exit_code
         _write(plan, findings, folder)
-    return 0
+    return FINISHED_WITH_SKIPPED_CASES if findings.skipped else 0
 
 
 def find(plan: RateFinderPlan, interruption: Interruption) -> RateFindings:
@@ -219,7 +222,8 @@ def find(plan: RateFinderPlan, interruption: Interruption) -> RateFindings:
         for one in (source, validation):
             if one is not None:
                 one.close()
-    return RateFindings(grid, ramp)
+    skipped = source.skipped | (validation.skipped if validation is not None else {})
+    return RateFindings(grid, ramp, skipped)
 
 
 def _grid(rates: RateSearch, search: RateSearchConfig) -> tuple[RateResult, ...]:

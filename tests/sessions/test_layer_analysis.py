@@ -109,6 +109,16 @@ def test_two_models_are_compared_and_a_repeated_analysis_is_the_same(study, run,
     assert "holds results of another request" in refused.err
 
 
+def test_a_case_that_cannot_be_read_is_left_out_where_that_is_allowed(study, run, source) -> None:
+    study.write_cases(4)
+    study.list_cases("train", range(3))
+    path = study.image(1, "t2")
+    path.write_bytes(path.read_bytes()[:-2000])
+    config = study.test(**BOTH, allowSkippedCases=True)
+    assert run("-analyseLayers", config, "-model", source).code == 9
+    assert list(found(study)["skippedCases"]) == ["case1_t1"]
+
+
 class TestRefusals:
     def test_without_a_model(self, study, run) -> None:
         outcome = run("-analyseLayers", study.test())
@@ -135,7 +145,12 @@ class TestRefusals:
 
     def test_check_writes_nothing(self, study, run, source) -> None:
         before = study.files()
-        outcome = run("-analyseLayers", study.test(**BOTH), "-model", source, "-check")
+        outcome = run(
+            "-analyseLayers", study.test(**BOTH), "-model", source, "-check", "-output", study.folder / "c.json"
+        )
         assert outcome.code == 0, outcome.err
-        assert "2 cases, model net: the layers can be analysed." in outcome.out
         assert study.files() == before
+        found = json.loads((study.folder / "c.json").read_text())
+        # The model; 6 layers, 3 pathways and all as at the start; the former two drawn anew three times.
+        assert found["segmentationsPerCase"] == 1 + 10 + 3 * 9
+        assert [str(source)] == found["models"]
