@@ -318,6 +318,7 @@ def training_command(arguments: Arguments) -> str:
         ("-initialisation", arguments.initialisation),
         ("-grow", arguments.grow),
         ("-train", arguments.train),
+        ("-split", arguments.split),
         ("-model", arguments.model),
         ("-load", arguments.load),
     )

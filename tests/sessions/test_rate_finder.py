@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from study import Study
 
+from deepmedic.arguments import parse
 from deepmedic.sessions import rate_finder
 
 QUICK = {"numberOfSubepochs": 1}
@@ -97,6 +99,15 @@ class TestResults:
         assert table(study, "lr_finder.csv") == [{"learning_rate": "1e+30", "cost": "inf", "dice": "nan"}]
         assert "Every rate of the grid diverged; lower minPower and maxPower of findLr." in outcome.out + outcome.err
         assert "No learning rate can be suggested." in outcome.out
+
+
+def test_the_command_of_the_training_has_all_that_it_starts_from() -> None:
+    words = "-newModel m.cfg -pretrained a.save -layers 1 2 {} t.cfg -split 0.8 0.2 -seed 3"
+    arguments = parse(words.format("-findLr").split())
+    arguments.train = arguments.find_lr
+    asked = parse(words.format("-train").split())
+    again = parse(rate_finder.training_command(arguments).split()[1:])
+    assert replace(again, given=()) == replace(asked, given=())
 
 
 class TestRefusals:
