@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 
 import torch
 
@@ -28,19 +29,19 @@ class MeanPrediction:
         self._squares: torch.Tensor | None = None
         self._count: torch.Tensor | None = None
 
-    def add(self, probabilities: torch.Tensor) -> None:
-        """Add one prediction, float32 [class, x, y, z]; it may be kept."""
+    def add(self, probabilities: torch.Tensor, mirrored_axes: Sequence[int] = ()) -> None:
+        """Add one prediction, float32 [class, x, y, z], mirrored back along some axes (0 to 2); it may be kept."""
         if self._mean is not None and self._mean.device != probabilities.device:
             self.move_to_cpu()
             probabilities = probabilities.cpu()
         try:
-            self._add(probabilities)
+            self._add(probabilities, mirrored_axes)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or probabilities.device.type == "cpu":
                 raise
             log.warning("Memory ran out when predictions were averaged on %s; trying on the CPU.", probabilities.device)
             self.move_to_cpu()
-            self._add(probabilities.cpu())
+            self._add(probabilities.cpu(), mirrored_axes)
 
     def move_to_cpu(self) -> None:
         """Go on in the CPU's memory."""
@@ -53,8 +54,9 @@ class MeanPrediction:
         """Where the sums are."""
         return self.mean().device
 
-    def _add(self, probabilities: torch.Tensor) -> None:
+    def _add(self, probabilities: torch.Tensor, mirrored_axes: Sequence[int]) -> None:
         """Take all memory that is needed before any of the sums changes, so that it can be tried again elsewhere."""
+        probabilities = probabilities.flip([axis + 1 for axis in mirrored_axes])
         reached = _reached(probabilities)
         if self._mean is None:
             squares = torch.zeros_like(probabilities) if self._with_variance else None

@@ -92,8 +92,7 @@ def predict_case(
             wanted = wanted_feature_maps if number == 0 and not axes else None
             found = predict_volume(member.net, mirrored(case, axes), own, wanted, progress, raw=True)
             feature_maps |= found.feature_maps
-            probabilities = found.probabilities if on_device else found.probabilities.cpu()
-            passes.add(probabilities.flip([axis + 1 for axis in axes]))
+            passes.add(found.probabilities if on_device else found.probabilities.cpu(), axes)
     try:
         return _decided(passes, feature_maps, cases[0], chosen)
     except (RuntimeError, MemoryError) as error:

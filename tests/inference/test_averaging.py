@@ -54,6 +54,13 @@ def test_a_voxel_is_averaged_over_the_predictions_that_reach_it() -> None:
     torch.testing.assert_close(variance[1], ((first[:, 1] - third[:, 1]) / 2).square().mean(dim=0))
 
 
+def test_a_mirrored_prediction_is_mirrored_back() -> None:
+    found = MeanPrediction(with_variance=False)
+    found.add(probabilities(1).flip([1, 3]), (0, 2))
+    found.add(probabilities(2).flip([2]), (1,))
+    torch.testing.assert_close(found.mean(), (probabilities(1) + probabilities(2)) / 2)
+
+
 def test_one_prediction_is_its_own_mean() -> None:
     found = MeanPrediction(with_variance=False)
     found.add(probabilities(1))
@@ -124,13 +131,13 @@ def test_predictions_from_several_devices_are_averaged_on_the_cpu(places) -> Non
     assert_mean_and_variance(found, 0, 1, 2)
 
 
-@pytest.mark.parametrize("failing", [1, 2, 3])
+@pytest.mark.parametrize("failing", [1, 2, 3, 4])
 def test_sums_move_to_the_cpu_when_memory_runs_out(monkeypatch, caplog, failing) -> None:
     """Whichever step of adding the second prediction fails, nothing is added twice."""
     found, calls = MeanPrediction(with_variance=True), []
     found.add(on_gpu(0))
     assert found.device.type == "cuda"
-    names = {1: "__sub__", 2: "clamp", 3: "__truediv__"}
+    names = {1: "__sub__", 2: "clamp", 3: "__truediv__", 4: "flip"}
     real = getattr(torch.Tensor, names[failing])
 
     def short(this, *arguments, **keywords):
