@@ -26,6 +26,7 @@ RANKS = {
         "versions",
         "arguments",
         "argument_values",
+        "command_options",
         "bootstrap",
         "model_files",
         "plain_content",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from deepmedic.arguments import OPTIONS, Arguments, help_text, parse
+from deepmedic.arguments import Arguments, help_text, parse
+from deepmedic.command_options import OPTIONS
 from deepmedic.errors import CommandLineError
 
 

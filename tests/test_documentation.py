@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from deepmedic.arguments import OPTIONS
+from deepmedic.command_options import OPTIONS
 from deepmedic.config.kinds import CLASSES, REMOVED
 from deepmedic.config.schema import Key, declared_keys
 from deepmedic.model.saved import SavedModel
