@@ -21,7 +21,7 @@ _DEVICE = re.compile(r"cpu|auto|(cuda|gpu):?\d{0,4}")
 _BY_NAME = {option.name: option for option in OPTIONS}
 _COMMANDS = (
     *("new_model", "train", "test", "segment", "adapt", "convert", "strip", "plot", "report", "new_configs", "analyse"),
-    *("find_lr", "analyse_layers"),
+    *("find_lr", "analyse_layers", "compare"),
     *("inspect", "self_test", "explain", "version", "help"),
 )
 
@@ -62,6 +62,7 @@ class Arguments:
     """An analysis config, or a train config."""
     find_lr: Path | None = None
     analyse_layers: Path | None = None
+    compare: Path | None = None
     detailed: bool = False
     plot_classes: tuple[int, ...] = ()
     moving_average: int = 1
@@ -259,22 +260,24 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
     if reset and arguments.new_model:
         raise CommandLineError(f"{reset} and -newModel contradict each other: a new model has no optimiser state yet.")
     starting = session or bool(arguments.find_lr)
-    running = starting or bool(arguments.new_model or arguments.segment or arguments.analyse_layers)
+    running = starting or bool(
+        arguments.new_model or arguments.segment or arguments.analyse_layers or arguments.compare
+    )
     analysing = bool(arguments.analyse or arguments.analyse_layers)
     rules = (
         (starting or analysing, ("-model",), "-train, -test, -findLr, -analyse or -analyseLayers"),
         (starting, ("-load",), "-train, -test or -findLr"),
-        (running, ("-check",), "-newModel, -train, -test, -findLr, -analyseLayers or -segment"),
+        (running, ("-check",), "-newModel, -train, -test, -findLr, -analyseLayers, -segment or -compare"),
         (
             running or analysing or bool(arguments.new_configs),
             ("-overwrite",),
-            "-newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse or -analyseLayers",
+            "-newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse, -analyseLayers or -compare",
         ),
         (bool(arguments.segment), ("-images", "-roi", "-probabilities"), "-segment"),
         (bool(arguments.train or arguments.find_lr), ("-split",), "-train or -findLr"),
         (bool(arguments.train), ("-crossValidate",), "-train"),
         (bool(arguments.cross_validate), ("-fold",), "-crossValidate"),
-        (bool(arguments.test), ("-part",), "-test"),
+        (bool(arguments.test or arguments.compare), ("-part",), "-test or -compare"),
         (bool(arguments.inspect), ("-json", "-exportParameters"), "-inspect"),
         (_writes_a_file(arguments), ("-output",), _WITH_OUTPUT),
         (bool(arguments.new_model), ("-pretrained",), "-newModel"),

@@ -49,7 +49,6 @@ from deepmedic.plain_content import content_digest, moved, plain_copy
 __all__ = [
     "FORMAT_VERSION",
     "dated_name",
-    "digest_of",
     "identify",
     "latest_name",
     "load",
@@ -81,7 +80,7 @@ def save(path: Path, content: dict[str, Any]) -> str:
         TypeError: a value is neither plain nor a tensor.
         ResourceError: the file cannot be written, or reads back differently; an older file is untouched.
     """
-    plain = _as_written(content)
+    plain = plain_copy({"formatVersion": 0} | content | {"formatVersion": FORMAT_VERSION})
     header = Header(
         format_version=FORMAT_VERSION,
         model_name=plain.get("modelName", ""),
@@ -98,11 +97,6 @@ def save(path: Path, content: dict[str, Any]) -> str:
 
     write_atomically(path, lambda file: file.write(packed), verify, expected_bytes=len(packed))
     return sha256
-
-
-def digest_of(content: dict[str, Any]) -> str:
-    """The digest that the header of a file with this content has."""
-    return content_digest(_as_written(content))
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -152,11 +146,6 @@ def newest_valid(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         raise ModelError(f"{folder}: holds no saved model (*.save). Name a saved model, or a session's folder.")
     listing = "\n".join(f"  {note}" for note in notes)
     raise ModelError(f"{folder}: none of its {len(notes)} saved models can be used:\n{listing}")
-
-
-def _as_written(content: dict[str, Any]) -> dict[str, Any]:
-    plain: dict[str, Any] = plain_copy({"formatVersion": 0} | content | {"formatVersion": FORMAT_VERSION})
-    return plain
 
 
 def _several_models(folder: Path, candidates: list[SavedFile]) -> ModelError:

@@ -100,6 +100,8 @@ def _command(arguments: Arguments) -> Callable[[Arguments], int]:
         return _analyse_layers
     if arguments.find_lr:
         return _find_lr
+    if arguments.compare:
+        return _compare
     return _session
 
 
@@ -192,6 +194,12 @@ def _find_lr(arguments: Arguments) -> int:
     from deepmedic.sessions import dispatch
 
     return dispatch.find_lr(arguments)
+
+
+def _compare(arguments: Arguments) -> int:
+    from deepmedic.sessions import dispatch
+
+    return dispatch.compare(arguments)
 
 
 def _session(arguments: Arguments) -> int:

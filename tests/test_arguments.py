@@ -87,8 +87,8 @@ def test_commands_of_both_versions_are_accepted(text):
         ("-inspect x -model y", "-model only has a meaning with -train, -test, -findLr, -analyse or -analyseLayers."),
         (
             "-inspect x -overwrite",
-            "-overwrite only has a meaning with -newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse or "
-            "-analyseLayers.",
+            "-overwrite only has a meaning with -newModel, -train, -test, -segment, -newConfigs, -findLr, -analyse, "
+            "-analyseLayers or -compare.",
         ),
         ("-newModel m -pretrained a -layers", "-layers needs a value: -layers DEPTH..."),
         ("-newModel m -pretrained a -layers 1 x", "-layers x: allowed are whole numbers from 1"),

@@ -55,6 +55,13 @@ class DomainShift:
     features: tuple[FeatureShift, ...]
     notes: tuple[str, ...]
 
+    @property
+    def distance(self) -> float | None:
+        """Relative Frechet distance at the deepest layer for which it is known, measured if source cases are there."""
+        measured = [one.measured for one in self.features if one.measured is not None]
+        stored = [one.stored for one in self.features if one.stored is not None]
+        return next(iter([*measured[-1:], *stored[-1:]]), None)
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return {

@@ -120,10 +120,15 @@ def interval(values: np.ndarray, seed: int) -> Interval:
         return Interval(mean, -math.inf, math.inf)
     draws = stream(seed, "bootstrap", count).integers(count, size=(_REPEATS, count))
     means = known[draws].mean(axis=1)
-    student = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 1.96 + 2.4 / (count - 1)
-    tail = _normal_below(-student * math.sqrt(count / (count - 1)))
+    tail = expanded_tail(count)
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(mean, float(low), float(high))
+
+
+def expanded_tail(count: int) -> float:
+    """Return the share of bootstrap means of `count` values, at least 2, below a 95 % interval as long as Student's."""
+    student = _STUDENT[count - 2] if count - 2 < len(_STUDENT) else 1.96 + 2.4 / (count - 1)
+    return _normal_below(-student * math.sqrt(count / (count - 1)))
 
 
 def _normal_below(value: float) -> float:

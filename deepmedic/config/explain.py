@@ -92,6 +92,7 @@ _TITLES: dict[Kind, str] = {
     "train": "Train config",
     "test": "Test config",
     "analysis": "Analysis config",
+    "comparison": "Comparison config",
 }
 
 _INTRODUCTION = """\

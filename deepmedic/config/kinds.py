@@ -7,6 +7,7 @@ from typing import Literal
 
 from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.binding import Vocabulary
+from deepmedic.config.comparison import ComparisonConfig
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model_keys import ModelKeys
 from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
@@ -16,13 +17,14 @@ from deepmedic.config.source import ConfigFile, listed, printable
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import ConfigError
 
-Kind = Literal["model", "train", "test", "analysis"]
+Kind = Literal["model", "train", "test", "analysis", "comparison"]
 
 CLASSES: dict[Kind, tuple[type, ...]] = {
     "model": (ModelKeys,),
     "train": (TrainConfig, OlderTrainKeys),
     "test": (TestConfig, OlderTestKeys),
     "analysis": (AnalysisConfig,),
+    "comparison": (ComparisonConfig,),
 }
 """The dataclasses whose keys may stand in each kind of config."""
 
@@ -39,6 +41,7 @@ REMOVED: dict[Kind, dict[str, str]] = {
     },
     "test": {},
     "analysis": {},
+    "comparison": {},
 }
 """Keys of earlier versions that are refused -> what to write instead."""
 
@@ -67,7 +70,7 @@ def config_kind(path: Path) -> Kind:
     kind = kind_of(file)
     if kind is None:
         found = printable(listed(list(file.values)[:5])) or "no key at all"
-        raise ConfigError(f"{path}: is no model, train, test or analysis config: found {found}")
+        raise ConfigError(f"{path}: is no model, train, test, analysis or comparison config: found {found}")
     return kind
 
 

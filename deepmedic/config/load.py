@@ -8,6 +8,7 @@ from pathlib import Path
 from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.binding import bind_known, refuse_unknown_keys
 from deepmedic.config.checks import SessionChecks, model_path_note, refuse_unsafe_name
+from deepmedic.config.comparison import ComparisonConfig, check_comparison
 from deepmedic.config.fit import (
     check_test_classes,
     check_train_classes,
@@ -40,6 +41,7 @@ __all__ = [
     "fit_test_config",
     "fit_train_config",
     "load_analysis_config",
+    "load_comparison_config",
     "load_model_config",
     "load_test_config",
     "load_train_config",
@@ -171,6 +173,24 @@ def load_analysis_config(path: Path) -> AnalysisConfig:
     checks.analysis(config)
     problems.raise_if_any()
     return replace(config, source=_source(file, (), checks.notes))
+
+
+def load_comparison_config(path: Path) -> ComparisonConfig:
+    """Return the comparison config of a file; the configs that it names are not read.
+
+    Raises `ConfigError` or `SeveralProblems` with all problems, naming file, line and key.
+    """
+    file = read_config(path)
+    refuse_other_kind(file, "comparison")
+    problems = ProblemList()
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary("comparison")
+    refuse_unknown_keys(file, words, refusals)
+    config = bind_known(file, ComparisonConfig, refusals, words)
+    refuse_unsafe_name("sessionName", config.session_name, refusals)
+    check_comparison(config, refusals)
+    problems.raise_if_any()
+    return replace(config, source=_source(file, (), []))
 
 
 def _given(file: ConfigFile) -> frozenset[str]:

@@ -29,9 +29,6 @@ log = logging.getLogger(__name__)
 
 _PANEL_INCHES = (2.55, 1.95)
 _OVERVIEW_INCHES = (6.0, 2.3)
-_LINE_INCHES = 0.15
-_MOST_CHANGES_IN_TITLE = 3
-"""Of further phases; the command prints all of them."""
 
 
 @dataclass(frozen=True)
@@ -140,9 +137,7 @@ def _has_validation(histories: Sequence[SessionHistory]) -> bool:
 def _figure(rows: Rows, histories: Sequence[SessionHistory], request: PlotRequest) -> Figure:
     columns = max(len(row) for row in rows)
     width, height = _PANEL_INCHES if request.detailed else _OVERVIEW_INCHES
-    title = _title(histories[0]) if len(histories) == 1 else ""
-    height_of_title = _LINE_INCHES * title.count("\n")
-    figure = canvas.new_figure(columns * width, len(rows) * height + 0.6 + height_of_title, layout="constrained")
+    figure = canvas.new_figure(columns * width, len(rows) * height + 0.6, layout="constrained")
     grid = figure.add_gridspec(len(rows), columns)
     extent = extent_of(histories)
     for row_index, row in enumerate(rows):
@@ -155,17 +150,10 @@ def _figure(rows: Rows, histories: Sequence[SessionHistory], request: PlotReques
             draw_panel(axes, shown, extent)
             is_lowest = is_last or column >= len(rows[row_index + 1])
             axes.set_xlabel("epochs of training" if is_lowest else "")
-    if title:
-        figure.suptitle(title, fontsize=8 if "\n" in title else 10)
+    if len(histories) == 1:
+        changes = "".join(f"\nvalidation Dice, phase {change}" for change in histories[0].phase_changes())
+        figure.suptitle(f"Session {histories[0].name}{changes}", fontsize=10)
     return figure
-
-
-def _title(history: SessionHistory) -> str:
-    """The session, and how the validation Dice changed in its phases, as far as there is room for them."""
-    changes = [str(change).replace(": last", ":\nlast", 1) for change in history.phase_changes()]
-    if len(changes) > _MOST_CHANGES_IN_TITLE:
-        changes = []
-    return "\n".join([f"Session {history.name}", *(f"Validation Dice, phase {change}" for change in changes)])
 
 
 def _add_legend(

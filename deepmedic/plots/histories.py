@@ -65,19 +65,14 @@ class HistoryRow:
 
 @dataclass(frozen=True)
 class PhaseChange:
-    """The mean validation Dice before and in a phase: of the last epochs and of the best ones.
-
-    Which of the two the phase began and ended with depends on `earlyStoppingRestoreBest`; where it is undone, neither.
-    """
+    """The mean validation Dice before and at the end of a phase."""
 
     phase: str
-    last: tuple[float, float]
-    """Of the last epoch before the phase, and of its own last one."""
-    best: tuple[float, float]
-    """Of the best epoch before the phase, and of its own best one."""
+    before: float
+    after: float
 
     def __str__(self) -> str:
-        return f"{self.phase}: last epochs {_change(*self.last)}, best epochs {_change(*self.best)}"
+        return f"{self.phase}: {self.before:.4f} -> {self.after:.4f} ({self.after - self.before:+.4f})"
 
 
 @dataclass(frozen=True)
@@ -141,7 +136,8 @@ class SessionHistory:
     def phase_changes(self) -> list[PhaseChange]:
         """Return how the mean validation Dice changed in each phase after the first one, where it was measured.
 
-        On whole volumes where there are any, else the mean over classes on samples.
+        On whole volumes where there are any, else the mean over classes on samples; from the last value of the phase
+        before to the last one of the phase.
         """
         scores = {row.epoch: row.values["dice"] for row in self._means("volumes")} or self._means_on_samples()
         borders = self.phase_borders()
@@ -151,7 +147,7 @@ class SessionHistory:
             before = [scores[epoch] for epoch in sorted(scores) if epoch < start]
             during = [scores[epoch] for epoch in sorted(scores) if start <= epoch < end]
             if before and during:
-                changes.append(PhaseChange(name, (before[-1], during[-1]), (max(before), max(during))))
+                changes.append(PhaseChange(name, before[-1], during[-1]))
         return changes
 
     def _means(self, role: str) -> list[HistoryRow]:
@@ -227,10 +223,6 @@ def _row(cells: dict[str, str], place: str) -> HistoryRow:
 def _curve(points: Iterable[tuple[float, float]]) -> Curve:
     ordered = sorted(points, key=lambda point: point[0])
     return Curve(tuple(x for x, _ in ordered), tuple(y for _, y in ordered))
-
-
-def _change(before: float, after: float) -> str:
-    return f"{before:.4f} -> {after:.4f} ({after - before:+.4f})"
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -23,9 +23,6 @@ _SMALLEST_RANGE = 0.05
 _LOGARITHMIC_FROM = 20.0
 """A learning rate that falls by more than this factor is drawn on a logarithmic axis."""
 
-_LONGEST_LABEL = 20
-"""Of a phase, so that it fits into a panel."""
-
 Kind = Literal["ratio", "cost", "rate"]
 Style = tuple[str, str]
 """Colour and marker."""
@@ -147,7 +144,7 @@ def _draw_borders(axes: Axes, extent: Extent, *, is_rising: bool) -> None:
     for border in extent.phase_borders:
         axes.axvline(border.epoch, color=border.colour, linewidth=1.0, linestyle=":", zorder=1)
         axes.annotate(
-            border.name if len(border.name) <= _LONGEST_LABEL else f"{border.name[: _LONGEST_LABEL - 3]}...",
+            border.name,
             (border.epoch, 0 if is_rising else 1),
             xycoords=("data", "axes fraction"),
             xytext=(2, 3 if is_rising else -3),

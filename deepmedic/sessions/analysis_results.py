@@ -26,6 +26,7 @@ from deepmedic.plots.canvas import drawing
 from deepmedic.sessions import advised_config
 from deepmedic.sessions.analysis import AnalysisPlan, AnalysisResult, analyse, prepare
 from deepmedic.sessions.candidates import FoundModel, start_model
+from deepmedic.sessions.pair_identity import architecture_digest, images_digest
 from deepmedic.sessions.paths import SessionPaths
 
 log = logging.getLogger(__name__)
@@ -85,8 +86,18 @@ def forecast_of(
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "program": versions.VERSION,
-        "model": {"name": found.name, "file": str(found.path), "sha256": found.sha256},
-        "data": {"sha256": result.data.sha256, "cases": list(result.data.cases), "subjects": result.data.subjects},
+        "model": {
+            "name": found.name,
+            "file": str(found.path),
+            "sha256": found.sha256,
+            "target": architecture_digest(found.candidate.start.config),
+        },
+        "data": {
+            "sha256": result.data.sha256,
+            "images": images_digest(plan.groups[0].data.cases),
+            "cases": list(result.data.cases),
+            "subjects": result.data.subjects,
+        },
         "config": {"session": plan.config.session_name, "sha256": hashlib.sha256(config.encode()).hexdigest()},
         "seed": plan.seed,
         "prediction": {
@@ -102,6 +113,7 @@ def forecast_of(
             "logme_random": deepest.random_mean(lambda scores: scores.logme),
             "h_score": deepest.pretrained.h_score,
             "ccfv": analysis.ccfv,
+            "domain_distance": analysis.shift.distance,
         },
     }
 

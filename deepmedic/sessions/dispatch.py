@@ -10,6 +10,7 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import (
     config_kind,
     load_analysis_config,
+    load_comparison_config,
     load_model_config,
     load_test_config,
     load_train_config,
@@ -19,6 +20,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.errors import CommandLineError, ConfigError, DeepMedicError, ProblemList
 from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model_files import identify
+from deepmedic.sessions.comparison_configs import read_compared
 from deepmedic.sessions.paths import SessionPaths
 
 log = logging.getLogger(__name__)
@@ -103,6 +105,23 @@ def analyse_layers(arguments: Arguments) -> int:
     from deepmedic.sessions import layer_results
 
     return layer_results.run(arguments, config)
+
+
+def compare(arguments: Arguments) -> int:
+    """Run `-compare` and return the exit code.
+
+    Raises:
+        DeepMedicError: what is wrong.
+    """
+    init_logging()
+    assert arguments.compare is not None
+    if "-seed" in arguments.given:
+        raise CommandLineError("-seed and -compare contradict each other: a comparison takes the seeds of its config.")
+    config = load_comparison_config(arguments.compare)
+    compared = read_compared(config)
+    from deepmedic.sessions import comparison_results
+
+    return comparison_results.run(arguments, config, compared)
 
 
 def is_model_config(path: Path) -> bool:

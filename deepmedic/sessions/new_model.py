@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shlex
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -12,11 +11,10 @@ from pathlib import Path
 from deepmedic import checkpoints
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
-from deepmedic.errors import ConfigError, ModelError, ProblemList
+from deepmedic.errors import ConfigError, ProblemList
 from deepmedic.logs import session_log
 from deepmedic.model import parameters
 from deepmedic.model.saved import SavedModel
-from deepmedic.model_files import saved_files
 from deepmedic.sessions import estimates
 from deepmedic.sessions.pretraining import announce, pretrain, requested
 from deepmedic.transfer.report import TransferReport
@@ -76,34 +74,10 @@ def save(model: SavedModel, folder: Path, report: TransferReport | None = None) 
     Raises:
         ResourceError: it cannot be written.
     """
-    path = folder / checkpoints.dated_name(model.name, None, _tag(report), datetime.now())
+    tag = "initial" if report is None else "initial.pretrained"
+    path = folder / checkpoints.dated_name(model.name, None, tag, datetime.now())
     checkpoints.save(path, model.to_content())
-    _tell(model, path, report)
-    return path
-
-
-def save_once(model: SavedModel, folder: Path, report: TransferReport | None = None) -> Path:
-    """As `save`, unless the very same model lies there already, as after a kill before a session's first checkpoint."""
-    digest = checkpoints.digest_of(model.to_content())
-    for file in saved_files(folder)[0] if folder.is_dir() else []:
-        if file.tag == _tag(report) and file.header.content_sha256 == digest and _is_whole(file.path):
-            _tell(model, file.path, report)
-            return file.path
-    return save(model, folder, report)
-
-
-def _tag(report: TransferReport | None) -> str:
-    return "initial" if report is None else "initial.pretrained"
-
-
-def _is_whole(path: Path) -> bool:
-    with suppress(ModelError):
-        checkpoints.load(path)
-        return True
-    return False
-
-
-def _tell(model: SavedModel, path: Path, report: TransferReport | None) -> None:
     if report is not None:
         announce(report, path)
     log.info("New model with %d trainable parameters: %s", parameters.count_parameters(model.network()), path)
+    return path

@@ -49,6 +49,11 @@ class SessionPaths:
         return self.folder / "analyses" / self.session
 
     @property
+    def comparisons(self) -> Path:
+        """Results of `-compare`."""
+        return self.folder / "comparisons" / self.session
+
+    @property
     def analysis_log(self) -> Path:
         return self.folder / "logs" / f"{self.session}.analysis.txt"
 

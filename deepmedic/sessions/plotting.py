@@ -54,7 +54,7 @@ def phase_changes(sessions: Sequence[Path]) -> list[str]:
     Raises as `plot` does for sessions that cannot be read.
     """
     return [
-        f"Session {history.name}: validation Dice before and in phase {change}"
+        f"Session {history.name}: validation Dice before and at the end of phase {change}"
         for history in read_histories(sessions)
         for change in history.phase_changes()
     ]

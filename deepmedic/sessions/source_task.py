@@ -12,7 +12,7 @@ from deepmedic.config.architecture import Architecture
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
 from deepmedic.devices import is_deterministic
-from deepmedic.errors import DataError, ModelError, ProblemList
+from deepmedic.errors import ModelError, ProblemList
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
 from deepmedic.model import parameters
@@ -135,11 +135,7 @@ class SourceTaskScorer:
             allow_skipped_cases=self._config.preprocessing.allow_skipped_cases,
             progress=lambda *_: self._leave_if_asked(),
         )
-        try:
-            summary = segment_cases(network, data, options)
-        except DataError as problem:
-            advice = " If its classes are those of another model, name that one in sourceTask: model = ..."
-            raise DataError(f"sourceTask: {problem}{'' if self._task.model else advice}") from problem
+        summary = segment_cases(network, data, options)
         self.skipped |= summary.failures
         dices = summary.mean_dices
         return VolumeRecord(asdict(dices) if dices else {}, summary.mean_foreground_dice)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -220,10 +219,7 @@ def _check_optimiser(config: TrainConfig, beginning: Beginning) -> None:
             beginning.extra["optimiser"]
         )
     except ModelError as problem:
-        assert beginning.path is not None
-        advice = f"-model {shlex.quote(str(beginning.path))} -resetOptimizer"
-        refusal = ModelError(f"{beginning.path}: {problem}: {advice}")
-        raise with_changes(refusal, beginning.changes) from problem
+        raise with_changes(ModelError(f"{beginning.path}: {problem}"), beginning.changes) from problem
 
 
 def _finish(plan: TrainingPlan, problems: ProblemList) -> None:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 from deepmedic import devices
-from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.source import SegmentSource
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
@@ -36,11 +35,6 @@ from deepmedic.training.tensorboard_writer import open_tensorboard
 from deepmedic.training.trainer import Trainer, TrainerParts
 
 log = logging.getLogger(__name__)
-
-_OF_AN_EARLIER_START = (
-    "%s: the training of %s goes on, so that its start is the one from before that training, not this model; add "
-    "-resetOptimizer (and another sessionName, if this one is begun) to start from this model."
-)
 
 
 class TrainingSession:
@@ -145,9 +139,6 @@ class TrainingSession:
             log.info("Going on from %s: epoch #%d, subepoch #%d.", beginning.path, position.epoch, position.subepoch)
         elif beginning.path is not None:
             log.info("Starting from %s.", beginning.path)
-        if beginning.kind == "started" and beginning.extra:
-            for key in _compared_with_the_start(self.config):
-                log.warning(_OF_AN_EARLIER_START, key, beginning.path)
         for change in beginning.changes:
             log.warning("Changed since the checkpoint: %s", change)
         if any(change.startswith("computedWith") for change in beginning.changes):
@@ -172,7 +163,7 @@ class TrainingSession:
             # What changed may be the data, or how they are prepared.
             return replace(model, data=describe_data(plan.training)) if self.beginning.changes else model
         if self.beginning.path is None:
-            new_model.save_once(model, plan.paths.new_models, self.beginning.report)
+            new_model.save(model, plan.paths.new_models, self.beginning.report)
         keeps_start = model.start_parameters is not None and bool(self.beginning.extra)
         start = model.start_parameters if keeps_start else model.parameters
         origin, provenance = self.beginning.state.origin, model.provenance
@@ -237,14 +228,6 @@ class TrainingSession:
         for part in (self.training, self.validation, self.volumes, self.source_task):
             state.skipped |= part.skipped if part is not None else {}
         self.write(state, extra)
-
-
-def _compared_with_the_start(config: TrainConfig) -> list[str]:
-    """Keys in use by which the training is compared with the parameters that it started from."""
-    phases = range(max(1, len(config.phases)))
-    pulls = any(config.in_phase(index).refinements.l2_to_start for index in phases)
-    guards = config.source_task is not None and config.source_task.model is None
-    return [key for key, used in {"l2ToStart": pulls, "sourceTask": guards}.items() if used]
 
 
 def exit_code_of(state: TrainingState) -> int:

@@ -7,7 +7,8 @@ import math
 
 import pytest
 
-from deepmedic.analysis.forecasts import FIRST, append_forecast, forecasts_file, read_forecasts
+from deepmedic.analysis.forecasts import append_forecast, forecasts_file, read_forecasts
+from deepmedic.analysis.record_chain import FIRST
 from deepmedic.errors import DataError
 
 

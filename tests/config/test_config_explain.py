@@ -52,7 +52,7 @@ def test_keys_of_several_kinds_are_told_once_where_they_mean_the_same():
     assert explain("padInputImagesBool").startswith(
         "padInputImagesBool  (train config and test config and analysis config)\n"
     )
-    assert explain("sessionName").count("sessionName  (") == 3
+    assert explain("sessionName").count("sessionName  (") == 4
 
 
 def test_removed_keys_say_what_to_write():

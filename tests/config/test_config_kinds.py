@@ -23,7 +23,7 @@ def test_the_kind_is_told_by_the_keys(write, text, kind):
     "text", ["", 'sessionName = "s"\n', "numberOfOutputClasses = 3\nnumberOfEpochs = 3\n", "x = 3"]
 )
 def test_a_file_without_telling_keys_is_refused(write, text):
-    with pytest.raises(ConfigError, match="is no model, train, test or analysis config: found"):
+    with pytest.raises(ConfigError, match="is no model, train, test, analysis or comparison config: found"):
         config_kind(write(text))
 
 
@@ -107,6 +107,7 @@ ORIGINAL = {
         minMaxIndicesOfFmsToSaveFromEachLayerOfFullyConnectedPathway run_input_checks padInputImagesBool
         norm_verbosity_lvl norm_zscore_prms""",
     "analysis": "",
+    "comparison": "",
 }
 
 

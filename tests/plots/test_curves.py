@@ -49,22 +49,6 @@ def test_details_of_one_session_name_its_classes_and_roles(output: Path, figures
     assert figures[0].get_suptitle() == "Session first"
 
 
-@pytest.mark.parametrize("later_phases", [0, 1, 3, 4])
-def test_title_tells_the_change_in_each_phase_as_far_as_there_is_room(
-    later_phases: int, tmp_path: Path, make_history: Callable[..., History], figures: list[Figure]
-) -> None:
-    history = make_history(epochs=later_phases + 1)
-    history.phases.update({epoch: f"{epoch}" + "x" * 59 for epoch in range(later_phases + 1)})
-    (tmp_path / "phased.metrics.csv").write_text(history.csv())
-    plot_sessions(PlotRequest((tmp_path / "phased.metrics.csv",), tmp_path / "p.png"))
-    title, figure = figures[0].texts[0], figures[0]
-    lines = title.get_text().splitlines()
-    assert (lines[0], len(lines)) == ("Session phased", {0: 1, 1: 3, 3: 7, 4: 1}[later_phases])
-    change = "last epochs 0.4000 -> 0.5000 (+0.1000), best epochs 0.4000 -> 0.5000 (+0.1000)"
-    assert lines[1:3] == ([f"Validation Dice, phase 1{'x' * 59}:", change] if len(lines) > 1 else [])
-    assert title.get_window_extent().width <= figure.bbox.width
-
-
 def test_details_of_several_sessions_have_a_row_per_chosen_class(output: Path, figures: list[Figure]) -> None:
     request = PlotRequest((output / "first", output / "second"), output / "d.png", detailed=True, classes=(2, 0))
     plot_sessions(request)

@@ -168,35 +168,6 @@ def test_folder_and_the_model_in_it_are_the_same_start(study, run, initial, monk
     assert run("-train", config, "-model", study.folder / "models").code == 0
 
 
-def test_start_that_was_killed_before_its_first_checkpoint_leaves_no_second_new_model(study, run, source):
-    command = ["-newModel", study.folder / "model.cfg", "-pretrained", source, "-train", study.train(**QUICK)]
-    assert run(*command).code == 0
-    [path] = study.out.glob("cnnModels/*.initial.*.save")
-    before, report = path.stat().st_mtime_ns, path.with_suffix(".transfer.json")
-    shutil.rmtree(study.checkpoints)  # what such a kill leaves
-    report.unlink()
-    outcome = run(*command)
-    assert outcome.code == 0
-    assert f"New model with 1091 trainable parameters: {path}" in outcome.out
-    assert list(study.out.glob("cnnModels/*.initial.*.save")) == [path]
-    assert (path.stat().st_mtime_ns, report.is_file()) == (before, True)
-
-
-def test_damaged_or_other_new_model_is_not_taken_for_the_sessions_own(study, run):
-    command = ["-newModel", study.folder / "model.cfg", "-train", study.train(**QUICK)]
-    assert run(*command).code == 0
-    [path] = study.out.glob("cnnModels/*.initial.*.save")
-    whole = bytearray(path.read_bytes())
-    whole[len(whole) // 3] ^= 1
-    path.write_bytes(whole)
-    shutil.rmtree(study.checkpoints)
-    assert run(*command).code == 0
-    assert len(list(study.out.glob("cnnModels/*.initial.*.save"))) == 2
-    shutil.rmtree(study.checkpoints)
-    assert run(*command, "-seed", 5).code == 0
-    assert len(list(study.out.glob("cnnModels/*.initial.*.save"))) == 3
-
-
 class TestOtherOrigins:
     @pytest.fixture(autouse=True)
     def session(self, study, run, trained):

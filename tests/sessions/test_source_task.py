@@ -175,26 +175,6 @@ def test_interrupted_scoring_is_repeated_and_ends_the_same(study, run, source, f
     assert study.metrics == (study.folder / "whole" / "logs" / "first.metrics.csv").read_text()
 
 
-def test_going_on_without_a_reset_warns_that_the_start_is_an_earlier_one(study, source, fine_tune):
-    told = f": the training of {source} goes on, so that its start is the one from before that training"
-    outcome = fine_tune(start=["-model", source], l2ToStart=0.1, numberOfEpochs=2)
-    assert outcome.code == 0
-    assert [key for key in ("l2ToStart", "sourceTask") if f"{key}{told}" in outcome.err] == ["l2ToStart", "sourceTask"]
-    outcome = fine_tune(l2ToStart=0.1, task={**CASES, "model": "A.save"}, folderForOutput="reset")
-    assert (outcome.code, told in outcome.err) == (0, False)
-
-
-def test_labels_of_other_classes_name_the_source_task_and_the_key(study, run, source, fine_tune):
-    labels = np.zeros((20, 18, 16), np.uint8)
-    labels[4:16, 4:14, 4:12] = 3
-    study.write_image(2, "labels", labels)
-    outcome = fine_tune()
-    assert outcome.code == 4
-    assert "sourceTask: case case2_t1, labels: " in outcome.err
-    assert "labels out of range: 3" in outcome.err
-    assert "name that one in sourceTask: model = ..." in outcome.err
-
-
 def test_check_reads_its_cases(study, fine_tune, run, source):
     outcome = run("-model", source, "-resetOptimizer", "-train", study.train(**QUICK, sourceTask=CASES), "-check")
     assert outcome.code == 0, outcome.err
