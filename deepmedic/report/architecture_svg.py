@@ -13,8 +13,8 @@ from deepmedic.report.content import Model
 
 _BOX_WIDTH, _BOX_HEIGHT, _GAP = 96, 74, 18
 _LEFT, _TOP, _ROW = 132, 34, 132
-_LETTER = 6.4
-"""Width of a letter, about."""
+_LETTER = 7.0
+"""Width of a bold letter in the widest of the usual fonts, about."""
 _FONT = "font-family='system-ui, sans-serif'"
 
 

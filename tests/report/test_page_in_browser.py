@@ -239,3 +239,20 @@ def test_the_page_fits_the_window(
     assert browser.run("document.getElementById('planes').clientHeight") <= (height if width > 1000 else 2 * height)
     background = browser.run("getComputedStyle(document.body).backgroundColor")
     assert background == ("rgb(18, 22, 28)" if dark else "rgb(246, 247, 249)")
+
+
+def test_the_drawing_has_room_for_the_names_of_pathways(
+    browser: Browser, make_content: Callable[..., ReportContent], tmp_path: Path
+) -> None:
+    browser.open(write_report(make_content("one"), tmp_path / "page.html"))
+    ends = browser.run(
+        "Array.from(document.querySelectorAll('.arch-strong')).filter((t) => t.textContent.includes('sees'))"
+        ".map((t) => t.getBBox().x + t.getBBox().width)"
+    )
+    joined = browser.run(
+        "Array.from(document.querySelectorAll('.arch-line'), (line) => line.getAttribute('d'))"
+        r".map((d) => d.match(/^M([\d.]+) [\d.]+h30$/)).filter(Boolean).map((found) => Number(found[1]))"
+    )
+    assert len(ends) > 1
+    assert len(joined) == 1
+    assert max(ends) + 8 < joined[0]
