@@ -175,7 +175,8 @@ def _tell(folder: Path, plan: ConfigPlan, notes: Sequence[str], surveyed: Survey
     for line in described(surveyed.labelled, plan.channel_names, surveyed.class_names):
         log.info("%s", line)
     for part, cases in plan.parts.items():
-        log.info("%s: %d %s", part, len(cases), "case" if len(cases) == 1 else "cases")
+        which = f" ({plan.test_is})" if part == "test" and cases else ""
+        log.info("%s: %d %s%s", part, len(cases), "case" if len(cases) == 1 else "cases", which)
     log.info("Wrote model.cfg, train.cfg, test.cfg and %d listing files to %s", files, folder)
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
     train = f"deepmedic -newModel {shown}/model.cfg -train {shown}/train.cfg"

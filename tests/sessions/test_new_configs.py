@@ -177,6 +177,7 @@ class TestWhatIsWritten:
         train = load_train_config(configs / "train.cfg", model=model)
         assert train.sampling.proportions[0] == 0  # the masks hold no background
         assert "shapes: 91 x 109 x 91 (3 cases)" in outcome.out
+        assert "test: 1 case (the validation cases, until you list new ones)" in outcome.out
         assert "they belong to no case: atlas_priors.nii.gz" in outcome.err
 
     def test_every_key_has_a_comment(self, study, written, tmp_path):
