@@ -84,9 +84,11 @@ def _interpolate_content(
     for position, length, (first, last) in zip(positions, size, box, strict=True):
         within = _within(position, length, mode)
         seen = seen & (within > first - 1) & (within < last + 1)
-    values = images[:, :1, :1, :1].expand(-1, *seen.shape).clone()
-    values[:, seen] = _interpolate(images, [position[seen] for position in positions], spline, size).to(images.dtype)
-    return values
+    where = torch.nonzero(seen.view(-1)).squeeze(1)
+    chosen = [position.reshape(-1).index_select(0, where) for position in positions]
+    values = images[:, :1, :1, 0].expand(-1, -1, seen.numel()).squeeze(1).clone()
+    values[:, where] = _interpolate(images, chosen, spline, size).to(images.dtype)
+    return values.view(-1, *seen.shape)
 
 
 def _input_positions(

@@ -22,6 +22,9 @@ from deepmedic.errors import DataError
 
 logger = logging.getLogger(__name__)
 
+_CORES_FOR_TWO_THINGS = 4
+"""Training keeps fewer cores busy by itself, and is slowed by more than a thread beside it saves."""
+
 
 class CaseKey(NamedTuple):
     """A case, or a version of it made for one subepoch, in the pool."""
@@ -100,8 +103,9 @@ class SubepochSampler:
         return self.pool.keep(CaseKey(self.role, case), prepared)
 
     def change_ahead(self, epoch: int, subepoch: int) -> None:
-        """Begin to rotate and scale the resident cases of a subepoch; on a CPU, as a GPU is needed for training."""
-        if self.affine is None or torch.device(self.pool.device).type != "cpu":
+        """Begin to rotate and scale the resident cases of a subepoch: on a CPU that has cores to spare for it."""
+        on_cpu = torch.device(self.pool.device).type == "cpu"
+        if self.affine is None or not on_cpu or torch.get_num_threads() < _CORES_FOR_TWO_THINGS:
             return
         subepoch_id = self._id(epoch, subepoch)
         keys = [self._key(subepoch_id, case) for case in self.wanted_cases(epoch, subepoch)]

@@ -223,7 +223,8 @@ class TestAugmentedCases:
                 version = sampler.pool.view(CaseKey("train", case, (3, subepoch)))
                 assert torch.equal(version.channels, expected.channels)
 
-    def test_versions_computed_ahead_are_the_same(self, make_case):
+    def test_versions_computed_ahead_are_the_same(self, make_case, monkeypatch):
+        monkeypatch.setattr("deepmedic.data.sampling._CORES_FOR_TWO_THINGS", 1)
         affine = AffineAugmentation(probability=0.7)
         ahead, plain = (DataSet(make_case, 6).sampler(affine=affine) for _ in range(2))
         for subepoch in range(4):
@@ -236,6 +237,7 @@ class TestAugmentedCases:
     def test_nothing_is_computed_ahead_for_a_gpu_or_without_augmentation(self, make_case, monkeypatch):
         plain = DataSet(make_case, 3).sampler()
         on_gpu = DataSet(make_case, 3).sampler(affine=AffineAugmentation(probability=1.0))
+        monkeypatch.setattr("deepmedic.data.sampling._CORES_FOR_TWO_THINGS", 1)
         for sampler in (plain, on_gpu):
             sampler.plan(0, 0)
             monkeypatch.setattr(sampler, "_changed", None)  # any use of it would fail
@@ -243,6 +245,14 @@ class TestAugmentedCases:
         for sampler in (plain, on_gpu):
             sampler.change_ahead(0, 1)
             assert sampler.wanted_cases(0, 1)
+
+    def test_nothing_is_computed_ahead_where_training_keeps_all_cores_busy(self, make_case, monkeypatch):
+        sampler = DataSet(make_case, 3).sampler(affine=AffineAugmentation(probability=1.0))
+        sampler.plan(0, 0)
+        monkeypatch.setattr("deepmedic.data.sampling._CORES_FOR_TWO_THINGS", torch.get_num_threads() + 1)
+        monkeypatch.setattr(sampler, "_changed", None)  # any use of it would fail
+        sampler.change_ahead(0, 1)
+        assert sampler.wanted_cases(0, 1)
 
 
 def test_cases_of_one_subepoch_that_do_not_fit(make_case):
