@@ -1,6 +1,7 @@
 """Results lie exactly on the image they belong to, whatever its header looked like."""
 
 import gzip
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -134,10 +135,21 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
 def test_what_does_not_read_back_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_volume(tmp_path / "p.nii.gz", LABELS, array_header(SHAPE), "labels")
     older = (tmp_path / "p.nii.gz").read_bytes()
-    compress = gzip.GzipFile.write
-    monkeypatch.setattr(
-        gzip.GzipFile, "write", lambda file, data: compress(file, bytes(data).replace(b"\x02", b"\x03"))
-    )
+    plain = zlib.compressobj
+
+    class Faulty:
+        """Compresses other values than it is given."""
+
+        def __init__(self, *settings: int) -> None:
+            self.compressor = plain(*settings)
+
+        def compress(self, data: bytes) -> bytes:
+            return self.compressor.compress(bytes(data).replace(b"\x02", b"\x03"))
+
+        def flush(self) -> bytes:
+            return self.compressor.flush()
+
+    monkeypatch.setattr(zlib, "compressobj", Faulty)
     with pytest.raises(ResourceError, match=r"the result does not read back|reads back with other values"):
         write_volume(tmp_path / "p.nii.gz", LABELS, array_header(SHAPE), "labels")
     assert (tmp_path / "p.nii.gz").read_bytes() == older
