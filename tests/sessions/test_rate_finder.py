@@ -65,6 +65,16 @@ class TestResults:
         assert f"deepmedic -train {config} -model {source} -resetOptimizer" in outcome.out
         assert not (study.out / "cnnModels").exists()
 
+    def test_each_rate_of_the_grid_is_trained_for_so_many_epochs(self, study, run) -> None:
+        costs = []
+        for epochs in (1, 2):
+            search = {"method": "grid", "minPower": -3, "maxPower": -2, "resolution": 2, "epochs": epochs}
+            config = study.train(validate=True, findLr=search, **QUICK)
+            outcome = run("-newModel", study.model(), "-findLr", config, "-overwrite")
+            assert outcome.code == 0, outcome.err
+            costs.append([float(row["cost"]) for row in found(study)["grid"]])
+        assert costs[1] != costs[0]
+
     def test_a_search_is_repeated_exactly_and_only_when_asked(self, study, run) -> None:
         config = study.train(validate=True, findLr={**SEARCH, "maxPower": -2}, **QUICK)
         command = ("-newModel", study.model(), "-findLr", config)
