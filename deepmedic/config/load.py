@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.binding import bind_known, refuse_unknown_keys
@@ -19,7 +20,7 @@ from deepmedic.config.fit import (
     refuse_missing_batch_size,
 )
 from deepmedic.config.inference import TestConfig
-from deepmedic.config.kinds import config_kind, refuse_other_kind, vocabulary
+from deepmedic.config.kinds import Kind, config_kind, refuse_other_kind, vocabulary
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.model_keys import ModelKeys
 from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
@@ -46,6 +47,8 @@ __all__ = [
     "load_test_config",
     "load_train_config",
 ]
+
+Config = TypeVar("Config")
 
 _MAY_COME_FROM_MODEL = frozenset({"batchsize_train"})
 
@@ -162,13 +165,8 @@ def load_analysis_config(path: Path) -> AnalysisConfig:
 
     Raises `ConfigError` or `SeveralProblems` with all problems, naming file, line and key.
     """
-    file = read_config(path)
-    refuse_other_kind(file, "analysis")
     problems = ProblemList()
-    refusals = Refusals(file.path, file.lines, problems)
-    words = vocabulary("analysis")
-    refuse_unknown_keys(file, words, refusals)
-    config = bind_known(file, AnalysisConfig, refusals, words)
+    file, config, refusals = _bound(path, AnalysisConfig, "analysis", problems)
     checks = SessionChecks(refusals, _given(file))
     checks.analysis(config)
     problems.raise_if_any()
@@ -180,17 +178,22 @@ def load_comparison_config(path: Path) -> ComparisonConfig:
 
     Raises `ConfigError` or `SeveralProblems` with all problems, naming file, line and key.
     """
-    file = read_config(path)
-    refuse_other_kind(file, "comparison")
     problems = ProblemList()
-    refusals = Refusals(file.path, file.lines, problems)
-    words = vocabulary("comparison")
-    refuse_unknown_keys(file, words, refusals)
-    config = bind_known(file, ComparisonConfig, refusals, words)
+    file, config, refusals = _bound(path, ComparisonConfig, "comparison", problems)
     refuse_unsafe_name("sessionName", config.session_name, refusals)
     check_comparison(config, refusals)
     problems.raise_if_any()
     return replace(config, source=_source(file, (), []))
+
+
+def _bound(path: Path, cls: type[Config], kind: Kind, problems: ProblemList) -> tuple[ConfigFile, Config, Refusals]:
+    """Read a file of a kind that the original does not have and bind its keys; what is wrong is added to `problems`."""
+    file = read_config(path)
+    refuse_other_kind(file, kind)
+    refusals = Refusals(file.path, file.lines, problems)
+    words = vocabulary(kind)
+    refuse_unknown_keys(file, words, refusals)
+    return file, bind_known(file, cls, refusals, words), refusals
 
 
 def _given(file: ConfigFile) -> frozenset[str]:

@@ -247,7 +247,11 @@ def test_baselines_give_the_documented_numbers(scripts: dict[str, ModuleType]) -
         np.testing.assert_allclose([*results[method], results[method].mean()], documented[method], atol=6e-4)
 
 
-@pytest.mark.skipif(WHEELS not in os.environ, reason=f"{WHEELS} does not name a folder with the two wheels")
+@pytest.mark.skipif(
+    WHEELS not in os.environ,
+    reason="needs the two wheels that the example data come from, and their folder in "
+    f"{WHEELS}: pip download --no-deps img2fmri==1.0 nilearn==0.14.1",
+)
 def test_wheels_give_the_shipped_voxels(scripts: dict[str, ModuleType]) -> None:
     module, folder = scripts["make_data"], Path(os.environ[WHEELS])
     files = module.make_files(module.verified(folder, module.IMG2FMRI), module.verified(folder, module.NILEARN))
