@@ -51,7 +51,7 @@ LATE_IMPORTS = {
     "deepmedic.sessions.dispatch": "configs are read and refused before torch is imported",
 }
 """Modules that may import this package's modules inside functions."""
-OPTIONAL = {"matplotlib", "scipy", "tensorboard", "torch", "jinja2"}
+OPTIONAL = {"matplotlib", "scipy", "tensorboard", "torch", "jinja2", "isal"}
 """Packages whose imports may stand in functions: extras; of torch only `torch.utils.tensorboard`."""
 
 LARGEST_FILE = 400

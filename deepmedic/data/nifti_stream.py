@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import numpy as np
 
+from deepmedic.data import gzip_codecs
+from deepmedic.data.gzip_codecs import GZIP_MAGIC
 from deepmedic.errors import DataError
 
-GZIP_MAGIC = b"\x1f\x8b"
 HEADER_STARTS: dict[bytes, tuple[int, Literal["<", ">"]]] = {
     (348).to_bytes(4, "little"): (348, "<"),
     (348).to_bytes(4, "big"): (348, ">"),
@@ -29,10 +30,8 @@ HEADER_STARTS: dict[bytes, tuple[int, Literal["<", ">"]]] = {
 LARGEST_GZIP_RATIO = 1032
 """Deflate cannot compress better: its longest match gives 258 bytes for 2 bits."""
 
-_CHUNK = 1 << 20
-_LARGEST_OUTPUT = 1 << 22
-_AS_GZIP = 31
-"""zlib's window bits for the gzip container, whose checksum and length it then verifies itself."""
+_CHUNK = 1 << 18
+_LARGEST_OUTPUT = 1 << 19  # small enough that it is still in the processor's cache when it is copied
 
 _SIGNATURES = (
     (b"version https://git-lfs", 'a git-lfs pointer instead of the image; fetch the image with "git lfs pull"'),
@@ -103,21 +102,25 @@ def read_range(
     """
     wanted = np.empty(length, np.uint8)
     target = wanted.data
-    notes: list[str] = []
-    position = 0
-    with open_image(path) as file:
-        for chunk in _inflate(path, file, notes) if compressed else _plain(path, file):
-            if position == 0 and not chunk.startswith(head):
-                raise DataError(f"{path}: the file has changed since its header was read. Start the run again.")
-            first, end = max(position, start), min(position + len(chunk), start + length)
-            if first < end:
-                target[first - start : end - start] = memoryview(chunk)[first - position : end - position]
-            position += len(chunk)
-            if position > total:
-                raise DataError(_wrong_length(path, f"more than {total}", total))
-    if position < total:
-        raise DataError(_wrong_length(path, str(position), total))
-    return wanted, notes[0] if notes else None
+
+    def keep(position: int, chunk: bytes) -> None:
+        first, end = max(position, start), min(position + len(chunk), start + length)
+        if first < end:
+            target[first - start : end - start] = memoryview(chunk)[first - position : end - position]
+
+    return wanted, _read_whole(path, total, keep, head=head, compressed=compressed)
+
+
+def checksum_of(path: Path, total: int, *, head: bytes, compressed: bool) -> int:
+    """Read the whole content and return its CRC-32; arguments and errors as for `read_range`."""
+    found = 0
+
+    def add(position: int, chunk: bytes) -> None:
+        nonlocal found
+        found = gzip_codecs.crc32(chunk, found if position else 0)
+
+    _read_whole(path, total, add, head=head, compressed=compressed)
+    return found
 
 
 def open_image(path: Path) -> BinaryIO:
@@ -192,10 +195,47 @@ def _is_named_gz(path: Path) -> bool:
     )
 
 
+def _read_whole(
+    path: Path, total: int, use: Callable[[int, bytes], None], *, head: bytes, compressed: bool
+) -> str | None:
+    """Give all content to `use`, piece by piece with the position of each, and return a note or None.
+
+    A file that the fast library refuses is read again by zlib, from position 0 on, which then has the last word.
+    """
+    if compressed and gzip_codecs.is_fast():
+        with suppress(DataError):
+            return _read_once(path, total, use, head, lambda file, notes: _inflate(path, file, notes, fast=True))
+    if compressed:
+        return _read_once(path, total, use, head, lambda file, notes: _inflate(path, file, notes, fast=False))
+    return _read_once(path, total, use, head, lambda file, _: _plain(path, file))
+
+
+def _read_once(
+    path: Path,
+    total: int,
+    use: Callable[[int, bytes], None],
+    head: bytes,
+    chunks: Callable[[BinaryIO, list[str]], Iterator[bytes]],
+) -> str | None:
+    notes: list[str] = []
+    position = 0
+    with open_image(path) as file:
+        for chunk in chunks(file, notes):
+            if position == 0 and not chunk.startswith(head):
+                raise DataError(f"{path}: the file has changed since its header was read. Start the run again.")
+            use(position, chunk)
+            position += len(chunk)
+            if position > total:
+                raise DataError(_wrong_length(path, f"more than {total}", total))
+    if position < total:
+        raise DataError(_wrong_length(path, str(position), total))
+    return notes[0] if notes else None
+
+
 def _inflate_start(path: Path, raw: bytes, size: int) -> bytes:
     try:
-        return zlib.decompressobj(_AS_GZIP).decompress(raw, size)
-    except zlib.error as error:
+        return gzip_codecs.inflater(raw, fast=False).decompress(raw, size)
+    except gzip_codecs.errors() as error:
         raise DataError(_damaged(path, error)) from error
 
 
@@ -204,14 +244,14 @@ def _plain(path: Path, file: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
-def _inflate(path: Path, file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
+def _inflate(path: Path, file: BinaryIO, notes: list[str], *, fast: bool) -> Iterator[bytes]:
     """Yield the content of all gzip members; each member's checksum and length are verified at its end."""
-    member = zlib.decompressobj(_AS_GZIP)
     pending = _read_chunk(path, file)
+    member = gzip_codecs.inflater(pending, fast=fast)
     while pending:
         try:
             content = member.decompress(pending, _LARGEST_OUTPUT)
-        except zlib.error as error:
+        except gzip_codecs.errors() as error:
             raise DataError(_damaged(path, error)) from error
         if content:
             yield content
@@ -219,7 +259,7 @@ def _inflate(path: Path, file: BinaryIO, notes: list[str]) -> Iterator[bytes]:
         if member.eof:
             pending = _after_member(path, file, member.unused_data, notes)
             if pending:
-                member = zlib.decompressobj(_AS_GZIP)
+                member = gzip_codecs.inflater(pending, fast=fast)
         elif not pending:
             pending = _read_chunk(path, file)
     if not member.eof:
@@ -252,7 +292,7 @@ def _read_chunk(path: Path, file: BinaryIO) -> bytes:
         ) from error
 
 
-def _damaged(path: Path, error: zlib.error) -> str:
+def _damaged(path: Path, error: Exception) -> str:
     reason = str(error).partition(": ")[2] or str(error)
     return f"{path}: the gzip stream is damaged ({reason}). Copy or create the file again."
 

@@ -6,14 +6,14 @@ or NIfTI-2); everything else is new. Equal results give equal bytes.
 
 from __future__ import annotations
 
-import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from deepmedic.data import gzip_codecs
 from deepmedic.data.nifti_header import VolumeHeader, parse
-from deepmedic.data.nifti_stream import read_range
+from deepmedic.data.nifti_stream import checksum_of
 from deepmedic.errors import DataError, ModelError, ResourceError
 from deepmedic.files import write_atomically
 
@@ -24,10 +24,6 @@ _GEOMETRY = (
     "srow_x", "srow_y", "srow_z", "xyzt_units", "dim_info", "descrip",
 )  # fmt: skip
 _DATATYPES = {"uint8": 2, "uint16": 512, "float32": 16}
-_FLOATS = (1, zlib.Z_RLE)
-_COMPRESSION = {"labels": (6, zlib.Z_DEFAULT_STRATEGY), "probability": _FLOATS, "feature": _FLOATS}
-"""Level and strategy: floats hardly become smaller than by shortening runs of zeros, in half the time; labels do."""
-_GZIP = 16 + zlib.MAX_WBITS  # tells zlib to write the header and checksum of gzip
 
 
 def write_volume(path: Path, array: np.ndarray, like: VolumeHeader, kind: Kind) -> None:
@@ -50,14 +46,12 @@ def write_volume(path: Path, array: np.ndarray, like: VolumeHeader, kind: Kind) 
         raise ValueError(f"{path}: result of shape {array.shape} for an image of shape {like.stored_shape}")
     voxels = _as_stored(path, array, kind)
     header = _header(like, voxels.dtype)
-    content = voxels.tobytes(order="F")
-    checksum = zlib.crc32(content, zlib.crc32(header))
+    content = voxels.ravel(order="F").view(np.uint8).data
+    checksum = gzip_codecs.crc32(content, gzip_codecs.crc32(header))
 
     def write(file: BinaryIO) -> None:
         if path.name.endswith(".gz"):
-            level, strategy = _COMPRESSION[kind]
-            # zlib writes neither name nor time into the gzip header: equal results give equal files.
-            compressor = zlib.compressobj(level, zlib.DEFLATED, _GZIP, zlib.DEF_MEM_LEVEL, strategy)
+            compressor = gzip_codecs.deflater("labels" if kind == "labels" else "floats")
             file.write(compressor.compress(header))
             file.write(compressor.compress(content))
             file.write(compressor.flush())
@@ -68,10 +62,10 @@ def write_volume(path: Path, array: np.ndarray, like: VolumeHeader, kind: Kind) 
     def verify(written: Path) -> None:
         total = len(header) + len(content)
         try:
-            found, _ = read_range(written, 0, total, total, head=header, compressed=path.name.endswith(".gz"))
+            found = checksum_of(written, total, head=header, compressed=path.name.endswith(".gz"))
         except DataError as problem:
             raise ResourceError(f"{path}: the result does not read back ({problem}). Check the disk.") from problem
-        if zlib.crc32(found.data) != checksum:
+        if found != checksum:
             raise ResourceError(f"{path}: the result reads back with other values than were written. Check the disk.")
 
     write_atomically(path, write, verify)

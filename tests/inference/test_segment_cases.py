@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import threading
 from dataclasses import replace
@@ -16,6 +17,7 @@ import torch
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
 from deepmedic.config.sections import OutputConfig
+from deepmedic.data import gzip_codecs
 from deepmedic.errors import DataError, OutputHeldError, ResourceError
 from deepmedic.inference import segment_cases as module
 from deepmedic.inference.case_prediction import predict_case
@@ -428,3 +430,22 @@ def test_after_a_group_as_many_cases_are_read_ahead(make_net, make_data, monkeyp
     summary = segment_cases(make_net(), data, replace(options(progress=patient), inference=ACROSS))
     assert len(summary.computed) == 12
     assert passes == [4, 4, 4]
+
+
+@pytest.mark.skipif(not gzip_codecs.is_fast(), reason="needs the optional package isal")
+@pytest.mark.parametrize("fast_first", [True, False])
+def test_results_are_kept_whichever_library_packed_them(make_net, make_data, folder, monkeypatch, fast_first) -> None:
+    """Files of probabilities hold other bytes with ISA-L; a result is known by the bytes that were written."""
+    net, data, isal = make_net(), make_data(), gzip_codecs._isal()
+    monkeypatch.setattr(gzip_codecs, "_isal", lambda: isal if fast_first else None)
+    segment_cases(net, data, options(folder, data))
+    before = contents(folder)
+    monkeypatch.setattr(gzip_codecs, "_isal", lambda: None if fast_first else isal)
+    assert segment_cases(net, data, options(folder, data)).kept == ["pred_case0", "pred_case1"]
+    assert contents(folder) == before
+    segment_cases(
+        net, data, replace(options(folder, data), saving=replace(options(folder, data).saving, overwrite=True))
+    )
+    packed = "predictions/pred_case0_ProbMapClass1.nii.gz"
+    assert contents(folder)[packed] != before[packed]
+    assert gzip.decompress(contents(folder)[packed]) == gzip.decompress(before[packed])
