@@ -69,7 +69,7 @@ def training(plan: TrainingPlan) -> int:
     findings["estimated"] = _needs_of_training(plan)
     settings = to_plain(config)
     found.suggest(plan.beginning.model.config, settings, plan.device)
-    notes = [*plan.notes, *found.repeated]
+    notes = [*plan.beginning.notes, *plan.notes, *found.repeated]
     report(findings | {"notes": notes, "settings": settings}, plan.arguments, plan.beginning.report, found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 

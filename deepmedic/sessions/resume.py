@@ -63,7 +63,7 @@ class Beginning:
     report: TransferReport | None = None
     """What a pretrained new model received."""
     notes: list[str] = field(default_factory=list)
-    """Damaged checkpoints that were passed over."""
+    """Damaged checkpoints that were passed over, and initial rates of the original that the config replaces."""
     is_newest: bool = True
     """False when an earlier one of the session's own checkpoints was named."""
     files: list[tuple[str, int, int]] = field(default_factory=list)
@@ -309,7 +309,23 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
     extra = _extra_of(model.training)
     _repeat_subepoch(state, extra)
     state.finished = phases.is_finished(request.config_for(model), state)
-    return Beginning("finished" if state.finished else "started", model, state, extra, start.path)
+    notes = _initial_rates_replaced(start, earlier, state.settings)
+    return Beginning("finished" if state.finished else "started", model, state, extra, start.path, notes=notes)
+
+
+def _initial_rates_replaced(start: Start, earlier: TrainingState, settings: dict[str, Any]) -> list[str]:
+    """Initial rate and momentum of a checkpoint of the original that the config replaces, which it could not there."""
+    if start.model.provenance.get("kind") != "tensorflow":
+        return []
+    now = phases.settings_of(earlier.phase, settings)
+    if now["sgd0orAdam1orRms2"] == 1:
+        now = {**now, "momentumValue": None}  # which Adam does not use
+    return [
+        f"{start.path}: was trained with {key} = {value:g}, the config says {now[key]:g}, which holds from now on. "
+        f"The original would have gone on with {value:g}."
+        for key, value in earlier.settings.items()
+        if now[key] is not None and now[key] != value
+    ]
 
 
 def _with_named_config(model: SavedModel, point: StartPoint | None, path: Path) -> SavedModel:

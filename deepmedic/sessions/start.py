@@ -25,6 +25,9 @@ from deepmedic.transfer.report import TransferReport
 from deepmedic.transfer.tensorflow_bundle import digest_of, prefix_of
 from deepmedic.transfer.tensorflow_model import ImportedModel, import_model, to_saved_model
 
+_INITIAL = {"learningRate": "init_lr", "momentumValue": "init_mom"}
+"""Keys of a train config, and what the original's trainer calls their values in its checkpoints."""
+
 
 @dataclass(frozen=True)
 class StartPoint:
@@ -183,13 +186,24 @@ def _import_for_training(prefix: Path, config: ModelConfig, freezing: FreezeConf
 
 
 def training_state(imported: ImportedModel, prefix: Path) -> dict[str, Any]:
-    """The training part of a saved model for an imported checkpoint: its epochs and optimiser, an empty history."""
+    """The training part of a saved model for an imported checkpoint: its epochs and optimiser, an empty history.
+
+    Of its settings only the initial learning rate and momentum are known.
+    """
     state = TrainingState(
-        session=prefix.name, seed=0, origin=origin_of_saved(prefix, digest_of(prefix), reset=False), settings={}
+        session=prefix.name,
+        seed=0,
+        origin=origin_of_saved(prefix, digest_of(prefix), reset=False),
+        settings={key: _decimal(imported.trainer[name]) for key, name in _INITIAL.items() if name in imported.trainer},
     )
     state.position = Position(epoch=imported.epochs_trained)
     extra = {"optimiser": imported.optimiser, "history": History().to_plain(), "tally": None}
     return {**state.to_plain(), **extra}
+
+
+def _decimal(single: float) -> float:
+    """The number that a config had, of which a checkpoint holds the nearest float32."""
+    return float(f"{single:.7g}")
 
 
 def refuse_other_architecture(config: ModelConfig, model: SavedModel, path: Path) -> None:
