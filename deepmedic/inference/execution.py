@@ -18,7 +18,7 @@ from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
 from deepmedic.inference.blending import Blending, blended
 from deepmedic.inference.forward_cost import forward_cost
-from deepmedic.inference.slab_tiling import multiplications, slab_tiles
+from deepmedic.inference.slab_tiling import slab_tiles
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
 
 __all__ = [
@@ -75,6 +75,8 @@ class Attempt:
     """Where the network computes."""
     stitch_on: torch.device
     """Where the probabilities of the whole volume are gathered."""
+    in_boxes: bool = False
+    """Whether of each tile only boxes that follow the ROI are predicted (`deepmedic.inference.roi_boxes`)."""
 
     @property
     def tile_count(self) -> int:
@@ -157,23 +159,25 @@ def _on_device(
             log.debug("%s", error)
             return
         per_tile = max(int(forward_cost(architecture, tiling.segment).memory) for tiling in tilings)
+        # On a CPU batches of large tiles gain nothing. On a GPU each new size of boxes costs a search for kernels.
+        in_boxes = device.type == "cpu" and settings.blending is None
         batch_size = max(1, min(settings.batch_size, memory // per_tile, max(map(len, tilings))))
-        yield Attempt(tilings, batch_size, device, device)
+        yield Attempt(tilings, 1 if in_boxes else batch_size, device, device, in_boxes)
         memory = min(memory, per_tile * batch_size) // 2
 
 
 def _fast_tilings(
     architecture: Architecture, volume: Size3, memory: int, roi: torch.Tensor | None, settings: InferenceSettings
 ) -> tuple[Tiling, ...]:
-    """Tiles of one size, with blending tiles that overlap; or, on a CPU, slabs of the ROI if these take less.
+    """Tiles of one size, with blending tiles that overlap; or, on a CPU, slabs of the ROI.
 
     On a GPU each new size of tiles costs a search for kernels.
     """
-    uniform = _overlapping(architecture, auto_tiles(architecture, volume, memory, roi), volume, roi, settings)
-    if settings.device.type != "cpu" or settings.blending is not None or roi is None:
-        return (uniform,)
-    choices = [tilings for tilings in ((uniform,), slab_tiles(architecture, volume, memory, roi)) if tilings]
-    return min(choices, key=lambda tilings: multiplications(architecture, tilings))
+    if settings.device.type == "cpu" and settings.blending is None and roi is not None:
+        slabs = slab_tiles(architecture, volume, memory, roi)
+        if slabs:
+            return slabs
+    return (_overlapping(architecture, auto_tiles(architecture, volume, memory, roi), volume, roi, settings),)
 
 
 def _overlapping(

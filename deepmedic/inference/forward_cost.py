@@ -62,14 +62,27 @@ def forward_cost(architecture: Architecture, segment: Sizes) -> ForwardCost:
     return ForwardCost(multiplications, held * _FLOAT_BYTES, largest)
 
 
+def parallel_multiplications(architecture: Architecture, segment: Sizes) -> np.ndarray:
+    """What the parallel pathways take of a forward pass for segments of the normal pathway; broadcasts."""
+    layers = _parallel_layers(architecture, segment, _after(architecture.normal, segment))
+    return sum(
+        (layer.voxels_out * (layer.channels_out * layer.channels_in * layer.kernel_voxels) for layer in layers),
+        start=np.zeros((), np.int64),
+    )
+
+
 def _all_layers(architecture: Architecture, segment: Sizes, predicted: Sizes) -> Iterator[_Layer]:
+    yield from _parallel_layers(architecture, segment, predicted)
+    yield from _fc_layers(architecture, predicted)
+
+
+def _parallel_layers(architecture: Architecture, segment: Sizes, predicted: Sizes) -> Iterator[_Layer]:
     receptive = architecture.normal.receptive_field
     yield from _layers(architecture.normal, segment, architecture.input_channels)
     for pathway in architecture.subsampled:
         low_resolution = [-(-length // factor) for length, factor in zip(predicted, pathway.factor, strict=True)]
         size = [length + field - 1 for length, field in zip(low_resolution, receptive, strict=True)]
         yield from _layers(pathway, size, architecture.input_channels)
-    yield from _fc_layers(architecture, predicted)
 
 
 def _fc_layers(architecture: Architecture, predicted: Sizes) -> Iterator[_Layer]:

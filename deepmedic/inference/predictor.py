@@ -26,8 +26,9 @@ from deepmedic.inference.execution import (
     numerical_precision,
 )
 from deepmedic.inference.feature_maps import FeatureRanges
+from deepmedic.inference.roi_boxes import boxes_of_tile
 from deepmedic.inference.tile_inputs import CaseVolumes, Shares
-from deepmedic.inference.tiling import Box, filled_count
+from deepmedic.inference.tiling import Box, Tiling, filled_count
 from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
@@ -180,24 +181,55 @@ def _predict(
 ) -> list[_Stitched]:
     """Predict one case in batches of its tiles, or several cases whose tiles make one batch."""
     stitched = [_Stitched(net, case.size, wanted, attempt, settings.blending) for case, attempt in work]
-    device, done = work[0][1].device, [0] * len(work)
+    case, attempt = work[0]
+    device, done = attempt.device, [0] * len(work)
     with torch.inference_mode(), _on(net, device) as network, _inference_mode(network):
         volumes = CaseVolumes(network, [case for case, _ in work], device, continue_grid=settings.tiling == "auto")
         for shares in _batches([attempt for _, attempt in work]):
             inputs = volumes.inputs(shares)
             with numerical_precision(settings.precision, device):
-                logits, features = network.forward_features(*inputs, wanted=wanted)
-            probabilities = torch.softmax(logits.float(), dim=1)
-            first = 0
+                if attempt.in_boxes and len(work) == 1 and not wanted:
+                    _predict_boxes(network, shares[0][1], case.roi, inputs, stitched[0])
+                else:
+                    _predict_tiles(network, shares, wanted, inputs, stitched)
             for row, tiles in shares:
-                own = slice(first, first + len(tiles))
-                maps = {layer: values[own] for layer, values in features.items()}
-                stitched[row].write(probabilities[own], maps, tiles.written_boxes(0, len(tiles)))
-                first += len(tiles)
                 done[row] += len(tiles)
                 if progress is not None:
                     progress(done[row], work[row][1].tile_count)
     return stitched
+
+
+def _predict_tiles(
+    network: DeepMedicNet,
+    shares: Shares,
+    wanted: FeatureRanges,
+    inputs: Sequence[torch.Tensor],
+    stitched: Sequence[_Stitched],
+) -> None:
+    logits, features = network.forward_features(*inputs, wanted=wanted)
+    probabilities = torch.softmax(logits.float(), dim=1)
+    first = 0
+    for row, tiles in shares:
+        own = slice(first, first + len(tiles))
+        maps = {layer: values[own] for layer, values in features.items()}
+        stitched[row].write(probabilities[own], maps, tiles.written_boxes(0, len(tiles)))
+        first += len(tiles)
+
+
+def _predict_boxes(
+    network: DeepMedicNet,
+    tile: Tiling,
+    roi: torch.Tensor | None,
+    inputs: Sequence[torch.Tensor],
+    stitched: _Stitched,
+) -> None:
+    """Predict of one tile what the ROI needs, and not much else."""
+    boxes, whole = boxes_of_tile(tile, roi), (slice(None), slice(None), slice(None))
+    if not boxes:
+        return
+    predictions = network.forward_boxes(*inputs, boxes=[in_tile for in_tile, _ in boxes])
+    for (_, in_volume), logits in zip(boxes, predictions, strict=True):
+        stitched.write(torch.softmax(logits.float(), dim=1), {}, [(in_volume, whole)])
 
 
 def _batches(ways: Sequence[Attempt]) -> Iterator[Shares]:

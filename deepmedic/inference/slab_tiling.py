@@ -16,7 +16,7 @@ import torch
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.inference.auto_tiling import Range, common_multiples, padded_context
-from deepmedic.inference.forward_cost import forward_cost
+from deepmedic.inference.forward_cost import forward_cost, parallel_multiplications
 from deepmedic.inference.tiling import Tiling, margin_before
 
 _THICKNESS = 16  # voxels: slabs are this thick or a multiple of it, rounded up to where they may begin
@@ -35,6 +35,8 @@ class _Slabs:
     """int64 [slab, axis]: one past the last voxel that it writes."""
     ends: np.ndarray
     """int64 [slab, axis]: one past the last voxel of the tile."""
+    needed: np.ndarray
+    """int64 [slab, axis]: voxels of the tile that decide what the box needs."""
 
     @property
     def lengths(self) -> list[np.ndarray]:
@@ -67,7 +69,8 @@ def slab_tiles(architecture: Architecture, volume: Size3, memory: int, roi: torc
         for thickness in _thicknesses(multiple):
             slabs = _cut(architecture, volume, _boxes(pairs, axis, thickness, context[0]))
             cost = forward_cost(architecture, slabs.lengths)
-            total = float(cost.multiplications.sum())
+            # The FC pathway follows the ROI within each slab, and takes about as much whatever the slabs are.
+            total = float(parallel_multiplications(architecture, list(slabs.needed.T)).sum())
             if cost.fits(memory).all() and total < least:
                 best, least = slabs, total
     return () if best is None else _tilings(architecture, best)
@@ -125,7 +128,8 @@ def _cut(architecture: Architecture, volume: Size3, boxes: np.ndarray) -> _Slabs
     ends = np.minimum(wanted[..., 1] + lost[:, 1], size)
     lower = starts + margins[:, 0] + np.where(starts > 0, contexts[:, 0], 0)
     upper = ends - margins[:, 1] - np.where(ends < size, contexts[:, 1], 0)
-    return _Slabs(starts, lower, upper, ends)
+    needed = np.minimum(wanted[..., 1] + lost[:, 1], size) - np.maximum(wanted[..., 0] - lost[:, 0], 0)
+    return _Slabs(starts, lower, upper, ends, needed)
 
 
 def _tilings(architecture: Architecture, slabs: _Slabs) -> tuple[Tiling, ...]:

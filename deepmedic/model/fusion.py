@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
+from deepmedic.config.architecture import Padding
 from deepmedic.config.options import Size3
 from deepmedic.model.layers import (
     Bias,
@@ -55,6 +56,8 @@ class PathwayOutputs:
     """[B, channels, x, y, z] each, the normal pathway first."""
     factors: tuple[Size3, ...]
     """How often each is repeated along x, y, z."""
+    skips: tuple[Size3, ...] = ()
+    """How many voxels of each pathway's first cell lie before the first voxel; empty: none."""
 
     @property
     def size(self) -> Size3:
@@ -64,14 +67,38 @@ class PathwayOutputs:
 
     def full_resolution(self) -> Tensor:
         """Repeat and concatenate: [B, sum of channels, x, y, z]."""
-        repeated = [repeat(part, factor, self.size) for part, factor in zip(self.images, self.factors, strict=True)]
+        repeated = [repeat(part.images, part.factor, self.size, part.skip) for part in self.parts()]
         return fast_layout(torch.cat(repeated, dim=1))
 
-    def parts(self) -> Iterator[tuple[Tensor, Size3, slice]]:
-        """Images and factor of each pathway, with its channels among all."""
-        ends = accumulate((part.shape[1] for part in self.images), initial=0)
-        for part, factor, (first, end) in zip(self.images, self.factors, pairwise(ends), strict=True):
-            yield part, factor, slice(first, end)
+    def parts(self) -> Iterator[_Part]:
+        """What each pathway gives, in order."""
+        ends = accumulate((images.shape[1] for images in self.images), initial=0)
+        skips = self.skips or [(0, 0, 0)] * len(self.images)
+        for images, factor, skip, (first, end) in zip(self.images, self.factors, skips, pairwise(ends), strict=True):
+            yield _Part(images, factor, skip, slice(first, end))
+
+    def box(self, start: Size3, size: Size3) -> PathwayOutputs:
+        """The same for the box of `size` voxels that begins at voxel `start` of full resolution."""
+        images, skips = [], []
+        for part in self.parts():
+            before = [skip + begin for skip, begin in zip(part.skip, start, strict=True)]
+            index: list[slice] = [slice(None), slice(None)]
+            for first, length, factor in zip(before, size, part.factor, strict=True):
+                index.append(slice(first // factor, -(-(first + length) // factor)))
+            x, y, z = (first % factor for first, factor in zip(before, part.factor, strict=True))
+            images.append(fast_layout(part.images[tuple(index)]))
+            skips.append((x, y, z))
+        return PathwayOutputs(tuple(images), self.factors, tuple(skips))
+
+
+class _Part(NamedTuple):
+    """What one pathway gives."""
+
+    images: Tensor
+    factor: Size3
+    skip: Size3
+    channels: slice
+    """Its channels among those of all pathways."""
 
 
 class BlockLayers(NamedTuple):
@@ -102,25 +129,26 @@ def _is_faster(kernel: Sequence[int], cells: Sequence[int], voxels: Sequence[int
     return sum(after_each_axis) <= 1 + math.prod(kernel) / _TAPS_WORTH_A_NUMBER
 
 
-def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
+def apply_block(layers: BlockLayers, outputs: PathwayOutputs, *, unpadded: bool = False) -> Tensor:
     """Return what the layers make of `outputs.full_resolution()`, [B, O, x, y, z].
 
-    The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3; dropout draws nothing.
+    The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3, and as good as "valid"
+    if `unpadded`; dropout draws nothing.
     """
     convolution, activate = layers.convolution, layers.activation
     if isinstance(convolution, LowRankConvolution):
         raise TypeError("a low-rank convolution takes feature maps of one resolution")
-    terms = []
-    for part, (_, _, channels) in zip(_normalize(layers.normalization, outputs), outputs.parts(), strict=True):
-        terms.append(activate(part, channels) if isinstance(activate, PReLU) else activate(part))
-    (_, _, channels), *low_resolution = outputs.parts()
+    parts, terms = list(outputs.parts()), []
+    for images, part in zip(_normalize(layers.normalization, outputs), parts, strict=True):
+        terms.append(activate(images, part.channels) if isinstance(activate, PReLU) else activate(images))
     scale = layers.dropout.scale
-    total: Tensor = convolution(terms[0], channels, scale).permute(0, 2, 3, 4, 1)
+    padding = "valid" if unpadded else convolution.padding
+    total: Tensor = convolution(terms[0], parts[0].channels, scale, padding).permute(0, 2, 3, 4, 1)
     products, lines = [], []
-    for term, (_, factor, channels) in zip(terms[1:], low_resolution, strict=True):
-        own_lines = _lines(convolution, factor, outputs.size)
+    for term, part in zip(terms[1:], parts[1:], strict=True):
+        own_lines = _lines(convolution.weight.shape[2:], padding, part, outputs.size)
         cells = term.permute(0, 2, 3, 4, 1).contiguous()
-        products.append(_products(cells, scaled(convolution.weight[:, channels], scale), *own_lines))
+        products.append(_products(cells, scaled(convolution.weight[:, part.channels], scale), *own_lines))
         lines.append(own_lines[0])
     if torch.is_grad_enabled() and any(own.cells.requires_grad for own in products):
         total = _AddSpread.apply(total, tuple(lines), *(tensor for own in products for tensor in own))
@@ -129,15 +157,16 @@ def apply_block(layers: BlockLayers, outputs: PathwayOutputs) -> Tensor:
     return total.permute(0, 4, 1, 2, 3)
 
 
-def repeat(images: Tensor, factor: Size3, size: Size3) -> Tensor:
-    """Repeat each voxel `factor` times along x, y, z and cut off at the far end what exceeds `size`."""
+def repeat(images: Tensor, factor: Size3, size: Size3, skip: Size3 = (0, 0, 0)) -> Tensor:
+    """Repeat each voxel `factor` times along x, y, z; leave out the first `skip`, and at the end all beyond `size`."""
     if factor == (1, 1, 1):
         return images
     batch, channels, width, height, depth = images.shape
     x, y, z = factor
     blocks = images[:, :, :, None, :, None, :, None].expand(batch, channels, width, x, height, y, depth, z)
     repeated = blocks.reshape(batch, channels, width * x, height * y, depth * z)
-    return repeated[..., : size[0], : size[1], : size[2]]
+    (width, height, depth), (x, y, z) = size, skip
+    return repeated[..., x : x + width, y : y + height, z : z + depth]
 
 
 # ---- Normalisation: statistics of repeated voxels are those of cells, each counted as often as it is repeated ----
@@ -146,31 +175,37 @@ def repeat(images: Tensor, factor: Size3, size: Size3) -> Tensor:
 def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) -> list[Tensor]:
     parts = list(outputs.parts())
     if isinstance(normalization, Bias):
-        return [normalization(part, channels) for part, _, channels in parts]
+        return [normalization(part.images, part.channels) for part in parts]
     if normalization.uses_stored_statistics:
         mean, variance = normalization.bn_mean, normalization.bn_var
-        return [normalization.normalize(part, mean[own], variance[own], own) for part, _, own in parts]
-    (normal, _, own), *low_resolution = parts
+        owns = [part.channels for part in parts]
+        return [
+            normalization.normalize(part.images, mean[own], variance[own], own)
+            for part, own in zip(parts, owns, strict=True)
+        ]
+    normal, *low_resolution = parts
     statistics_type = normalization.bn_mean_rolling.dtype
-    counts = [_counts(part, factor, outputs.size).to(statistics_type) for part, factor, _ in low_resolution]
-    statistics = [normalization.batch_statistics(normal)]
-    for (part, _, _), count in zip(low_resolution, counts, strict=True):
-        statistics.append(_counted_statistics(part.detach().to(statistics_type), count))
+    counts = [_counts(part, outputs.size).to(statistics_type) for part in low_resolution]
+    statistics = [normalization.batch_statistics(normal.images)]
+    for part, count in zip(low_resolution, counts, strict=True):
+        statistics.append(_counted_statistics(part.images.detach().to(statistics_type), count))
     normalization.remember(*(torch.cat(of_parts) for of_parts in zip(*statistics, strict=True)))
-    normalized = [normalization.normalize_by_batch(normal, *statistics[0], own)]
-    for (part, _, own), count, own_statistics in zip(low_resolution, counts, statistics[1:], strict=True):
-        standardized = _StandardizeByCountedBatch.apply(part, *own_statistics, count, normalization.epsilon)
-        gamma, beta = _per_channel(normalization.bn_gamma[own]), _per_channel(normalization.bn_beta[own])
-        normalized.append(torch.addcmul(beta, standardized, gamma).to(part.dtype))
+    normalized = [normalization.normalize_by_batch(normal.images, *statistics[0], normal.channels)]
+    for part, count, own_statistics in zip(low_resolution, counts, statistics[1:], strict=True):
+        standardized = _StandardizeByCountedBatch.apply(part.images, *own_statistics, count, normalization.epsilon)
+        gamma, beta = (_per_channel(value[part.channels]) for value in (normalization.bn_gamma, normalization.bn_beta))
+        normalized.append(torch.addcmul(beta, standardized, gamma).to(part.images.dtype))
     return normalized
 
 
-def _counts(part: Tensor, factor: Size3, size: Size3) -> Tensor:
-    """Voxels that each cell stands for, float32 [x, y, z]: fewer for the last cells, which are cut."""
-    counts = torch.ones((), device=part.device)
-    for axis, (cells, times, voxels) in enumerate(zip(part.shape[2:], factor, size, strict=True)):
-        along = torch.full((cells,), float(times), device=part.device)
-        along[-1:] = float(voxels - (cells - 1) * times)
+def _counts(part: _Part, size: Size3) -> Tensor:
+    """Voxels that each cell stands for, float32 [x, y, z]: fewer for the first and the last cells, which are cut."""
+    counts = torch.ones((), device=part.images.device)
+    for axis, (cells, times, skip, voxels) in enumerate(
+        zip(part.images.shape[2:], part.factor, part.skip, size, strict=True)
+    ):
+        edges = torch.arange(cells + 1, device=part.images.device, dtype=torch.float32) * times
+        along = edges.clamp(skip, skip + voxels).diff()
         counts = counts * along.view([-1 if other == axis else 1 for other in range(3)])
     return counts
 
@@ -223,7 +258,7 @@ class _Line(NamedTuple):
     """1, 2 or 3 for x, y, z."""
     factor: int
     start: int
-    """First voxel that there is output for."""
+    """First voxel that there is output for, counted from the first voxel of the first cell."""
     size: int
     """Voxels that there is output for."""
 
@@ -240,11 +275,11 @@ class _Line(NamedTuple):
         return (*before, slice(skipped, end)), (*before, voxels)
 
 
-def _lines(convolution: Convolution, factor: Size3, size: Size3) -> tuple[_Line, ...]:
+def _lines(kernel: Sequence[int], padding: Padding, part: _Part, size: Size3) -> tuple[_Line, ...]:
     lines = []
-    for axis, taps in enumerate(convolution.weight.shape[2:]):
-        lost = taps - 1 if convolution.padding == "valid" else 0
-        lines.append(_Line(axis + 1, factor[axis], lost // 2, size[axis] - lost))
+    for axis, taps in enumerate(kernel):
+        lost = taps - 1 if padding == "valid" else 0
+        lines.append(_Line(axis + 1, part.factor[axis], part.skip[axis] + lost // 2, size[axis] - lost))
     return tuple(lines)
 
 

@@ -279,9 +279,19 @@ class Convolution(nn.Module):
         self.padding = padding
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, *kernel))
 
-    def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS, scale: float = 1.0) -> Tensor:
-        """Convolve `images` times `scale`; `channels`: those of the layer that they hold, the others count as zero."""
-        return _convolve(images, scaled(self.weight[:, channels], scale), self.padding)
+    def forward(
+        self,
+        images: Tensor,
+        channels: slice = _ALL_CHANNELS,
+        scale: float = 1.0,
+        padding: Padding | None = None,
+    ) -> Tensor:
+        """Convolve `images` times `scale`.
+
+        `channels`: those of the layer that the images hold, the others count as zero. `padding`: in place of the
+        layer's own.
+        """
+        return _convolve(images, scaled(self.weight[:, channels], scale), padding or self.padding)
 
 
 class LowRankConvolution(nn.Module):
@@ -302,14 +312,15 @@ class LowRankConvolution(nn.Module):
         self.weight_y = nn.Parameter(torch.empty(third, in_channels, 1, y, z))
         self.weight_z = nn.Parameter(torch.empty(out_channels - 2 * third, in_channels, x, 1, z))
 
-    def forward(self, images: Tensor, scale: float = 1.0) -> Tensor:
-        """Convolve `images` times `scale`."""
+    def forward(self, images: Tensor, scale: float = 1.0, padding: Padding | None = None) -> Tensor:
+        """Convolve `images` times `scale`; `padding`: in place of the layer's own."""
+        padding = padding or self.padding
         weights = [scaled(weight, scale) for weight in (self.weight_x, self.weight_y, self.weight_z)]
-        return torch.cat([_convolve(self._crop(images, weight), weight, self.padding) for weight in weights], dim=1)
+        return torch.cat([_convolve(self._crop(images, weight, padding), weight, padding) for weight in weights], dim=1)
 
-    def _crop(self, images: Tensor, weight: Tensor) -> Tensor:
+    def _crop(self, images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
         """Cut off, along the axis that `weight` does not span, what a full unpadded kernel would cut off."""
-        if self.padding != "valid":
+        if padding != "valid":
             return images
         for axis, (full, own) in enumerate(zip(self.kernel, weight.shape[2:], strict=True), 2):
             images = images.narrow(axis, (full - own) // 2, images.shape[axis] - (full - own))

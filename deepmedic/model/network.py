@@ -17,6 +17,7 @@ from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError, ModelError
 from deepmedic.model.fusion import PathwayOutputs, repeat
 from deepmedic.model.layers import Bias
+from deepmedic.model.parts import Cuboid, between, is_separable, needed_outputs, surrounding
 from deepmedic.model.pathway import Block, BlockSequence, Watcher, crop, spatial_size
 
 ChannelRanges = Mapping[int, Mapping[int, tuple[int, int]]]
@@ -81,6 +82,34 @@ class DeepMedicNet(nn.Module):
         watchers = [watcher(number, pathway) for number, pathway in enumerate(self.architecture.pathways)]
         return self._classify(inputs, watchers), features
 
+    def forward_boxes(self, *inputs: Tensor, boxes: Sequence[Cuboid]) -> Iterator[Tensor]:
+        """Yield the logits [B, classes, x, y, z] of some boxes of the predicted box, computing little else.
+
+        The same as cutting the boxes from what `forward` returns, apart from rounding. The parallel pathways are
+        computed where any box needs them, the FC pathway box by box.
+
+        Args:
+            inputs: as of `forward`.
+            boxes: at least one, in voxels from the first predicted one.
+
+        Raises:
+            ModelError: as `forward`.
+        """
+        self._check_inputs(inputs)
+        if not is_separable(self.architecture):
+            logits = self(*inputs)
+            yield from (crop(logits, box.start, box.size) for box in boxes)
+            return
+        output_size = self.architecture.normal.output_size(spatial_size(inputs[0]))
+        needs = [needed_outputs(self.architecture, box, output_size) for box in boxes]
+        around = surrounding([need.outputs for need in needs])
+        outputs = self._outputs_within(inputs, around)
+        for box, need in zip(boxes, needs, strict=True):
+            x, y, z = (first - begin for first, begin in zip(need.outputs.start, around.start, strict=True))
+            part = outputs.box((x, y, z), need.outputs.size)
+            logits = self.softmax(self.fc(part, first_unpadded=need.first_unpadded))
+            yield crop(logits, need.offset, box.size)
+
     def named_blocks(self) -> Iterator[tuple[Pathway, int, Block]]:
         """All blocks as (pathway, 1-based layer, block), in the order normal, subsampled, FC."""
         for sequence in (*self.parallel, self.fc):
@@ -95,6 +124,21 @@ class DeepMedicNet(nn.Module):
         ]
         factors = tuple(pathway.factor for pathway in self.architecture.parallel)
         return self.softmax(self.fc(PathwayOutputs(tuple(outputs), factors), fc_watcher))
+
+    def _outputs_within(self, inputs: tuple[Tensor, ...], around: Cuboid) -> PathwayOutputs:
+        """What the parallel pathways give in a box of the normal pathway's output, and in all cells that touch it."""
+        outputs, skips = [], []
+        for pathway, sequence, images in zip(self.architecture.parallel, self.parallel, inputs, strict=True):
+            factor, size = pathway.factor, spatial_size(images)
+            first = [start // times for start, times in zip(around.start, factor, strict=True)]
+            lost = (full - left for full, left in zip(size, pathway.output_size(size), strict=True))
+            end = [-(-last // times) + more for last, times, more in zip(around.end, factor, lost, strict=True)]
+            needed = between(first, end)
+            outputs.append(sequence(crop(images, needed.start, needed.size)))
+            x, y, z = (start % times for start, times in zip(around.start, factor, strict=True))
+            skips.append((x, y, z))
+        factors = tuple(pathway.factor for pathway in self.architecture.parallel)
+        return PathwayOutputs(tuple(outputs), factors, tuple(skips))
 
     def _check_inputs(self, inputs: tuple[Tensor, ...]) -> None:
         architecture = self.architecture

@@ -47,13 +47,15 @@ class Block(nn.Module):
             in_channels, pathway.feature_maps[index], pathway.kernels[index], pathway.paddings[index]
         )
 
-    def forward(self, images: Tensor | PathwayOutputs) -> Tensor:
+    def forward(self, images: Tensor | PathwayOutputs, *, unpadded: bool = False) -> Tensor:
+        """Apply the layers; `unpadded`: leave out the padding of the convolution."""
         if isinstance(images, PathwayOutputs):
-            return fusion.apply_block(self._layers(), images)
+            return fusion.apply_block(self._layers(), images, unpadded=unpadded)
         activated = self.activation(self.normalization(images))
+        padding = "valid" if unpadded else None
         if self.dropout.draws:
-            return self.convolution(self.dropout(activated))
-        return self.convolution(activated, scale=self.dropout.scale)
+            return self.convolution(self.dropout(activated), padding=padding)
+        return self.convolution(activated, scale=self.dropout.scale, padding=padding)
 
     def prefers(self, outputs: PathwayOutputs) -> bool:
         """Whether the block is best given `outputs` as they are, not at full resolution."""
@@ -76,10 +78,13 @@ class BlockSequence(nn.Module):
             for layer in range(1, pathway.depth + 1)
         )
 
-    def forward(self, images: Tensor | PathwayOutputs, watch: Watcher | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor | PathwayOutputs, watch: Watcher | None = None, *, first_unpadded: bool = False
+    ) -> Tensor:
         """Apply all blocks, those of the FC pathway to the outputs of all others.
 
-        `watch` is called with each 1-based layer and its output before any residual is added.
+        `watch` is called with each 1-based layer and its output before any residual is added. `first_unpadded`: the
+        voxels that the first layer would pad are there.
         """
         first_block = self.blocks[0]
         if isinstance(images, PathwayOutputs) and not (isinstance(first_block, Block) and first_block.prefers(images)):
@@ -87,7 +92,7 @@ class BlockSequence(nn.Module):
         block_input: Tensor | PathwayOutputs = images
         previous_input = images
         for layer, block in enumerate(self.blocks, 1):
-            output = block(block_input)
+            output = block(block_input, unpadded=first_unpadded and layer == 1)
             if watch is not None:
                 watch(layer, output)
             if layer in self.pathway.residual_layers:

@@ -167,12 +167,15 @@ class TestAgainstFullResolution:
 
 
 class TestBatchStatistics:
-    def test_count_voxels_not_cells(self) -> None:
-        """Of 5 x 4 x 3 voxels the last cells cover fewer than 3 x 3 x 2."""
+    @pytest.mark.parametrize(("skip", "size"), [((0, 0, 0), (5, 4, 3)), ((2, 0, 1), (2, 6, 2)), ((1, 2, 0), (4, 3, 4))])
+    def test_count_voxels_not_cells(self, skip, size) -> None:
+        """The first and the last cells cover fewer than 3 x 3 x 2 voxels."""
         generator = torch.Generator().manual_seed(0)
         images = 7 + torch.randn(2, 3, 2, 2, 2, generator=generator)
-        repeated = fusion.repeat(images, (3, 3, 2), (5, 4, 3)).double().numpy()
-        mean, variance = fusion._counted_statistics(images, fusion._counts(images, (3, 3, 2), (5, 4, 3)))
+        repeated = fusion.repeat(images, (3, 3, 2), size, skip).double().numpy()
+        assert repeated.shape == (2, 3, *size)
+        outputs = PathwayOutputs((torch.zeros(2, 1, *size), images), ((1, 1, 1), (3, 3, 2)), ((0, 0, 0), skip))
+        mean, variance = fusion._counted_statistics(images, fusion._counts(list(outputs.parts())[1], size))
         np.testing.assert_allclose(mean.numpy(), repeated.mean(axis=(0, 2, 3, 4)), rtol=1e-6)
         np.testing.assert_allclose(variance.numpy(), repeated.var(axis=(0, 2, 3, 4)), rtol=1e-5)
 
@@ -206,6 +209,26 @@ class TestConvolution:
         cells = torch.tensor([1.0, 2.0, 3.0]).view(1, 1, 3, 1, 1)
         found = net(PathwayOutputs((torch.zeros(1, 1, 6, 1, 1), cells), ((1, 1, 1), (2, 1, 1))))
         assert found.flatten().tolist() == [211.0, 221.0, 322.0, 332.0]
+
+
+class TestBoxes:
+    @settings(max_examples=40, deadline=None)
+    @given(
+        size=st.tuples(*[st.integers(1, 11)] * 3),
+        factor=st.tuples(*[st.integers(1, 5)] * 3),
+        corners=st.lists(st.tuples(*[st.floats(0, 0.99)] * 3), min_size=4, max_size=4),
+    )
+    def test_a_box_of_a_box_holds_the_voxels_of_the_whole(self, size, factor, corners) -> None:
+        cells = [-(-length // times) for length, times in zip(size, factor, strict=True)]
+        images = (torch.randn(1, 2, *size), torch.randn(1, 3, *cells))
+        outputs = PathwayOutputs(images, ((1, 1, 1), factor))
+        expected = outputs.full_resolution()
+        for first, last in (corners[:2], corners[2:]):
+            ends = [sorted((int(a * n), int(b * n))) for a, b, n in zip(first, last, outputs.size, strict=True)]
+            (x, y, z), (width, height, depth) = zip(*((low, high - low + 1) for low, high in ends), strict=True)
+            outputs = outputs.box((x, y, z), (width, height, depth))
+            expected = expected[..., x : x + width, y : y + height, z : z + depth]
+            assert torch.equal(outputs.full_resolution(), expected)
 
 
 class TestChoice:

@@ -29,15 +29,15 @@ def results(study, session) -> list[np.ndarray]:
 )
 def test_a_session_that_runs_out_of_memory_ends_with_the_same_labels(study, run, source, monkeypatch, changes):
     assert run("-test", study.test("enough", sessionName="enough", **changes), "-model", source).code == 0
-    real, largest = DeepMedicNet.forward_features, []
+    real, largest = DeepMedicNet._check_inputs, []
 
-    def limited(this, *inputs, wanted):
+    def limited(this, inputs):
         largest.append(inputs[0][:, 0].numel())
         if largest[-1] > 13**3:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
-        return real(this, *inputs, wanted=wanted)
+        real(this, inputs)
 
-    monkeypatch.setattr(DeepMedicNet, "forward_features", limited)
+    monkeypatch.setattr(DeepMedicNet, "_check_inputs", limited)
     outcome = run("-test", study.test(**changes), "-model", source)
     assert outcome.code == 0
     assert "case2: memory ran out with tiles of" in outcome.err
