@@ -21,8 +21,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
@@ -40,65 +39,12 @@ from deepmedic.model.layers import (
     PReLU,
     RollingBatchNorm,
     constant_as_zero,
-    fast_layout,
     scaled,
 )
+from deepmedic.model.outputs import PathwayOutput, PathwayOutputs
 
 _TAPS_WORTH_A_NUMBER = 3.5
 """Taps at full resolution that take the time of writing one number per voxel and channel, as measured on a CPU."""
-
-
-@dataclass(frozen=True)
-class PathwayOutputs:
-    """What the parallel pathways give, in order; stands for all of it repeated, cropped and concatenated."""
-
-    images: tuple[Tensor, ...]
-    """[B, channels, x, y, z] each, the normal pathway first."""
-    factors: tuple[Size3, ...]
-    """How often each is repeated along x, y, z."""
-    skips: tuple[Size3, ...] = ()
-    """How many voxels of each pathway's first cell lie before the first voxel; empty: none."""
-
-    @property
-    def size(self) -> Size3:
-        """Size at full resolution, that of the normal pathway's output."""
-        x, y, z = self.images[0].shape[2:]
-        return x, y, z
-
-    def full_resolution(self) -> Tensor:
-        """Repeat and concatenate: [B, sum of channels, x, y, z]."""
-        repeated = [repeat(part.images, part.factor, self.size, part.skip) for part in self.parts()]
-        return fast_layout(torch.cat(repeated, dim=1))
-
-    def parts(self) -> Iterator[_Part]:
-        """What each pathway gives, in order."""
-        ends = accumulate((images.shape[1] for images in self.images), initial=0)
-        skips = self.skips or [(0, 0, 0)] * len(self.images)
-        for images, factor, skip, (first, end) in zip(self.images, self.factors, skips, pairwise(ends), strict=True):
-            yield _Part(images, factor, skip, slice(first, end))
-
-    def box(self, start: Size3, size: Size3) -> PathwayOutputs:
-        """The same for the box of `size` voxels that begins at voxel `start` of full resolution."""
-        images, skips = [], []
-        for part in self.parts():
-            before = [skip + begin for skip, begin in zip(part.skip, start, strict=True)]
-            index: list[slice] = [slice(None), slice(None)]
-            for first, length, factor in zip(before, size, part.factor, strict=True):
-                index.append(slice(first // factor, -(-(first + length) // factor)))
-            x, y, z = (first % factor for first, factor in zip(before, part.factor, strict=True))
-            images.append(fast_layout(part.images[tuple(index)]))
-            skips.append((x, y, z))
-        return PathwayOutputs(tuple(images), self.factors, tuple(skips))
-
-
-class _Part(NamedTuple):
-    """What one pathway gives."""
-
-    images: Tensor
-    factor: Size3
-    skip: Size3
-    channels: slice
-    """Its channels among those of all pathways."""
 
 
 class BlockLayers(NamedTuple):
@@ -157,18 +103,6 @@ def apply_block(layers: BlockLayers, outputs: PathwayOutputs, *, unpadded: bool 
     return total.permute(0, 4, 1, 2, 3)
 
 
-def repeat(images: Tensor, factor: Size3, size: Size3, skip: Size3 = (0, 0, 0)) -> Tensor:
-    """Repeat each voxel `factor` times along x, y, z; leave out the first `skip`, and at the end all beyond `size`."""
-    if factor == (1, 1, 1):
-        return images
-    batch, channels, width, height, depth = images.shape
-    x, y, z = factor
-    blocks = images[:, :, :, None, :, None, :, None].expand(batch, channels, width, x, height, y, depth, z)
-    repeated = blocks.reshape(batch, channels, width * x, height * y, depth * z)
-    (width, height, depth), (x, y, z) = size, skip
-    return repeated[..., x : x + width, y : y + height, z : z + depth]
-
-
 # ---- Normalisation: statistics of repeated voxels are those of cells, each counted as often as it is repeated ----
 
 
@@ -198,7 +132,7 @@ def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) 
     return normalized
 
 
-def _counts(part: _Part, size: Size3) -> Tensor:
+def _counts(part: PathwayOutput, size: Size3) -> Tensor:
     """Voxels that each cell stands for, float32 [x, y, z]: fewer for the first and the last cells, which are cut."""
     counts = torch.ones((), device=part.images.device)
     for axis, (cells, times, skip, voxels) in enumerate(
@@ -275,7 +209,7 @@ class _Line(NamedTuple):
         return (*before, slice(skipped, end)), (*before, voxels)
 
 
-def _lines(kernel: Sequence[int], padding: Padding, part: _Part, size: Size3) -> tuple[_Line, ...]:
+def _lines(kernel: Sequence[int], padding: Padding, part: PathwayOutput, size: Size3) -> tuple[_Line, ...]:
     lines = []
     for axis, taps in enumerate(kernel):
         lost = taps - 1 if padding == "valid" else 0

@@ -15,8 +15,8 @@ from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError, ModelError
-from deepmedic.model.fusion import PathwayOutputs, repeat
 from deepmedic.model.layers import Bias
+from deepmedic.model.outputs import PathwayOutputs, repeat
 from deepmedic.model.parts import Cuboid, between, is_separable, needed_outputs, surrounding
 from deepmedic.model.pathway import Block, BlockSequence, Watcher, crop, spatial_size
 

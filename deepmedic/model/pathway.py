@@ -15,8 +15,9 @@ from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.model import fusion
-from deepmedic.model.fusion import BlockLayers, PathwayOutputs
+from deepmedic.model.fusion import BlockLayers
 from deepmedic.model.layers import Bias, Convolution, Dropout, LowRankConvolution, RollingBatchNorm, build_activation
+from deepmedic.model.outputs import PathwayOutputs
 
 Watcher = Callable[[int, Tensor], None]
 """Is shown each 1-based layer and the output of its convolution."""

@@ -15,9 +15,9 @@ from torch import Tensor
 
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.model import fusion
-from deepmedic.model.fusion import PathwayOutputs
 from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.outputs import PathwayOutputs, repeat
 from deepmedic.model.pathway import Block
 
 SEGMENT = (15, 14, 13)
@@ -172,7 +172,7 @@ class TestBatchStatistics:
         """The first and the last cells cover fewer than 3 x 3 x 2 voxels."""
         generator = torch.Generator().manual_seed(0)
         images = 7 + torch.randn(2, 3, 2, 2, 2, generator=generator)
-        repeated = fusion.repeat(images, (3, 3, 2), size, skip).double().numpy()
+        repeated = repeat(images, (3, 3, 2), size, skip).double().numpy()
         assert repeated.shape == (2, 3, *size)
         outputs = PathwayOutputs((torch.zeros(2, 1, *size), images), ((1, 1, 1), (3, 3, 2)), ((0, 0, 0), skip))
         mean, variance = fusion._counted_statistics(images, fusion._counts(list(outputs.parts())[1], size))
