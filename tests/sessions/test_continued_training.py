@@ -1,7 +1,7 @@
 """A training of the original that goes on here from its checkpoint, beside the original that goes on with it.
 
-`tests/golden/continued/README.md` says how the numbers were made. Here the commands of a user run, with the original's own
-config files; only the segments are given, as they were given there.
+`tests/golden/continued/README.md` says how the numbers were made. Here the commands of a user run, with the original's
+own config files; only the segments are given, as they were given there.
 """
 
 from __future__ import annotations
