@@ -315,7 +315,7 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
 
 def _initial_rates_replaced(start: Start, earlier: TrainingState, settings: dict[str, Any]) -> list[str]:
     """Initial rate and momentum of a checkpoint of the original that the config replaces, which it could not there."""
-    if start.model.provenance.get("kind") != "tensorflow":
+    if (start.model.provenance or {}).get("kind") != "tensorflow":
         return []
     now = phases.settings_of(earlier.phase, settings)
     if now["sgd0orAdam1orRms2"] == 1:
