@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 
 from deepmedic.config.augmentation import AffineAugmentation
-from deepmedic.data.interpolation import resample_affine
+from deepmedic.data.content_resampling import Volumes, resample_together
 from deepmedic.data.preprocessing import PreparedCase
 
 
@@ -52,38 +50,45 @@ def augment_case(
     """
     mode = "constant" if config.boundary_mode == "min" else config.boundary_mode
 
-    def resampled(images: torch.Tensor, order: int, constant: float) -> torch.Tensor:
+    def part(images: torch.Tensor, order: int, constant: float) -> Volumes:
         images = images.to(device)
         fill = torch.full((images.shape[0],), constant, device=images.device)
         if config.boundary_mode == "min":
             fill = images.flatten(1).amin(dim=1)
-        return resample_affine(images, matrix.T, order, mode, fill)
+        return Volumes(images, order, fill)
 
-    channels = resampled(case.channels, config.order_images, config.constant)
-    weight_maps = None
+    parts = {"channels": part(case.channels, config.order_images, config.constant)}
+    if case.labels is not None:
+        parts["labels"] = part(_for_order(case.labels, config.order_labels), config.order_labels, 0.0)
+    if case.roi is not None:
+        parts["roi"] = part(_for_order(case.roi, config.order_roi), config.order_roi, 0.0)
     if case.weight_maps is not None:
-        # Splines of order 2 and 3 overshoot, but a mass cannot be negative.
-        weight_maps = resampled(case.weight_maps, config.order_weight_maps, 0.0).clamp_(min=0)
+        parts["weight_maps"] = part(case.weight_maps, config.order_weight_maps, 0.0)
+    found = dict(zip(parts, resample_together(list(parts.values()), matrix.T, mode), strict=True))
     return PreparedCase(
         name=case.name,
         header=case.header,
-        channels=channels,
-        labels=None if case.labels is None else _whole_numbers(case.labels, config.order_labels, resampled),
-        roi=None if case.roi is None else _whole_numbers(case.roi, config.order_roi, resampled),
-        weight_maps=weight_maps,
+        channels=found["channels"],
+        labels=None if case.labels is None else _whole_numbers(found["labels"][0], case.labels),
+        roi=None if case.roi is None else _whole_numbers(found["roi"][0], case.roi),
+        # Splines of order 2 and 3 overshoot, but a mass cannot be negative.
+        weight_maps=found["weight_maps"].clamp_(min=0) if "weight_maps" in found else None,
         padding=case.padding,
-        border_values=_mean_of_corners(channels),
+        border_values=_mean_of_corners(found["channels"]),
     )
 
 
-def _whole_numbers(
-    values: torch.Tensor, order: int, resampled: Callable[[torch.Tensor, int, float], torch.Tensor]
-) -> torch.Tensor:
-    """Resample labels or a mask [x, y, z]; what a spline of order 1 or more gives is rounded to values that occur."""
-    if order == 0:
-        return resampled(values[None], 0, 0.0)[0]
-    rounded = torch.floor(resampled(values[None].float(), order, 0.0)[0] + 0.5)
-    return rounded.clamp_(0, float(values.max())).to(values.dtype)
+def _for_order(values: torch.Tensor, order: int) -> torch.Tensor:
+    """Labels or a mask [x, y, z] as one image for a spline of that order: only order 0 copies values."""
+    return values[None] if order == 0 else values[None].float()
+
+
+def _whole_numbers(resampled: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+    """Resampled labels or mask; what a spline of order 1 or more gives is rounded to values that occur."""
+    if resampled.dtype == original.dtype:
+        return resampled
+    rounded = torch.floor(resampled + 0.5)
+    return rounded.clamp_(0, float(original.max())).to(original.dtype)
 
 
 def _mean_of_corners(channels: torch.Tensor) -> torch.Tensor:

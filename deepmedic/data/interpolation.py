@@ -15,14 +15,17 @@ import torch
 
 BOUNDARY_MODES = ("nearest", "constant", "mirror", "reflect", "wrap")
 SPLINE_ORDERS = (0, 1, 2, 3)
+CLAMPING = ("nearest", "constant")
+"""Modes in which a position outside the volume counts as the nearest one inside."""
+VOXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}
+"""Output voxels computed together: on a CPU as many as have their coordinates and weights in its cache (half the time
+of eight times as many), on a GPU as many as keep it busy."""
 
-# Modes in which a position outside the volume counts as the nearest one inside.
-_CLAMPING = ("nearest", "constant")
+Ranges = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+"""Begin and end of voxels along x, y, z."""
+
 # Edge voxels added on each side for mode "nearest" before coefficients are computed, as scipy does.
 _EDGE = 12
-# Output voxels computed together: on a CPU as many as have their coordinates and weights in its cache (half the time
-# of eight times as many), on a GPU as many as keep it busy.
-_VOXELS_AT_ONCE = {"cpu": 2**17, "cuda": 2**22}
 # Values of the B-splines of order 2 and 3 at whole numbers: at the centre, and one voxel away from it.
 _SPLINE_AT_KNOTS = {2: (6 / 8, 1 / 8), 3: (4 / 6, 1 / 6)}
 
@@ -48,65 +51,35 @@ def resample_affine(
         raise ValueError(f"Order {order} with mode {mode}; allowed are {SPLINE_ORDERS} with {BOUNDARY_MODES}.")
     size = images.shape[1:]
     coefficients = _coefficients(images, order, mode)
-    box = _box_of_content(images) if images.device.type == "cpu" and order <= 1 and mode in _CLAMPING else None
     result = torch.empty_like(images)
-    slab = max(1, _VOXELS_AT_ONCE.get(images.device.type, 2**20) // max(size[1] * size[2], 1))
+    slab = max(1, VOXELS_AT_ONCE.get(images.device.type, 2**20) // max(size[1] * size[2], 1))
     for begin in range(0, size[0], slab):
         end = min(begin + slab, size[0])
-        positions = _input_positions(matrix, size, begin, end, images.device)
-        if box is None:
-            values = _interpolate(coefficients, positions, (order, mode), size)
-        else:
-            values = _interpolate_content(images, positions, (order, mode), box)
+        positions = input_positions(matrix, size, ((begin, end), (0, size[1]), (0, size[2])), images.device)
+        values = _interpolate(coefficients, positions, (order, mode), size)
         if mode == "constant":
-            outside = _any_outside(positions, size)
+            outside = any_outside(positions, size)
             values = torch.where(outside, fill.to(values)[:, None, None, None], values)
         result[:, begin:end] = values
     return result
 
 
-def _box_of_content(images: torch.Tensor) -> list[tuple[int, int]]:
-    """First and last voxel along each axis of the box outside which each image has one value, that of its corner."""
-    differs = (images != images[:, :1, :1, :1]).any(dim=0)
-    box = []
-    for others in ((1, 2), (0, 2), (0, 1)):
-        found = torch.nonzero(differs.any(dim=others[1]).any(dim=others[0]))
-        box.append((int(found[0]), int(found[-1])) if len(found) else (0, -1))
-    return box
-
-
-def _interpolate_content(
-    images: torch.Tensor, positions: list[torch.Tensor], spline: tuple[int, str], box: list[tuple[int, int]]
-) -> torch.Tensor:
-    """`_interpolate` with nothing computed where only the value of the corner is seen: commonly, air around a head."""
-    size, (_, mode) = images.shape[1:], spline
-    seen = torch.ones((), dtype=torch.bool)
-    for position, length, (first, last) in zip(positions, size, box, strict=True):
-        within = _within(position, length, mode)
-        seen = seen & (within > first - 1) & (within < last + 1)
-    where = torch.nonzero(seen.view(-1)).squeeze(1)
-    chosen = [position.reshape(-1).index_select(0, where) for position in positions]
-    values = images[:, :1, :1, 0].expand(-1, -1, seen.numel()).squeeze(1).clone()
-    values[:, where] = _interpolate(images, chosen, spline, size).to(images.dtype)
-    return values.view(-1, *seen.shape)
-
-
-def _input_positions(
-    matrix: np.ndarray, size: torch.Size, begin: int, end: int, device: torch.device
-) -> list[torch.Tensor]:
-    """Positions in the input along x, y, z for the output slab begin <= x < end; float64 [x, y, z] each."""
+def map_about_centre(matrix: np.ndarray, size: torch.Size) -> tuple[np.ndarray, np.ndarray]:
+    """Return the map from output to input voxels as float64 [3, 3] and shift [3]."""
     centre = np.floor(0.5 * np.array(size))
-    shift = centre - centre @ matrix.T
-    x, y, z = (
-        torch.arange(low, high, dtype=torch.float64, device=device)
-        for low, high in ((begin, end), (0, size[1]), (0, size[2]))
-    )
+    return matrix, centre - centre @ matrix.T
+
+
+def input_positions(matrix: np.ndarray, size: torch.Size, where: Ranges, device: torch.device) -> list[torch.Tensor]:
+    """Positions in the input along x, y, z for a part of the output; float64 [x, y, z] each."""
+    x, y, z = (torch.arange(*side, dtype=torch.float64, device=device) for side in where)
     x, y = x[:, None, None], y[:, None]
-    rows = np.column_stack([matrix, shift]).tolist()
+    rows = np.column_stack(map_about_centre(matrix, size)).tolist()
     return [x * along_x + y * along_y + z * along_z + constant for along_x, along_y, along_z, constant in rows]
 
 
-def _any_outside(positions: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
+def any_outside(positions: list[torch.Tensor], size: torch.Size) -> torch.Tensor:
+    """Whether each position lies outside the volume."""
     outside = [(position < 0) | (position > length - 1) for position, length in zip(positions, size, strict=True)]
     return outside[0] | outside[1] | outside[2]
 
@@ -140,7 +113,7 @@ def _interpolate(
 
 def _within(position: torch.Tensor, length: int, mode: str) -> torch.Tensor:
     """Bring positions into the volume in the modes that change the fraction of a position; float64."""
-    if mode in ("nearest", "constant"):
+    if mode in CLAMPING:
         return position.clamp(0, length - 1)
     if mode == "wrap" and length > 1:
         # The last voxel counts as the first one of the next period.
