@@ -9,7 +9,7 @@ from deepmedic.config.options import option, section
 from deepmedic.config.sections import DataConfig, ExecutionConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 
-_TARGET: dict[str, str | None] = {
+ANALYSED_CASES: dict[str, str | None] = {
     "table": "dataframeTarget",
     "channels": "channelsTarget",
     "labels": "gtLabelsTarget",
@@ -18,6 +18,7 @@ _TARGET: dict[str, str | None] = {
     "names": None,
     "weight_maps": None,
 }
+"""Fields of the cases of the new task -> keys."""
 _SOURCE: dict[str, str | None] = {
     "table": "dataframeSource",
     "channels": "channelsSource",
@@ -55,6 +56,14 @@ class AnalysisConfig:
         default_text="the architecture of each source model",
         doc="Model config of the new model, where it differs from the source models in more than its classes.",
     )
+    training: Path | None = option(
+        "trainConfig",
+        None,
+        origin="new",
+        default_text="one for the listed cases, with the program's defaults",
+        doc="Train config of the new task, written as for a training from scratch: its training cases are the target, "
+        "normalised as it says, and the advice is filled in to it. Instead of listing cases here.",
+    )
     class_names: tuple[str, ...] | None = option(
         "classNamesTarget",
         None,
@@ -63,7 +72,7 @@ class AnalysisConfig:
         default_text="those of the source model, or of modelConfig",
         doc="Names of the classes of the new task, the background first.",
     )
-    data: DataConfig = section(DataConfig, _TARGET)
+    data: DataConfig = section(DataConfig, ANALYSED_CASES)
     source_data: DataConfig = section(DataConfig, _SOURCE)
     voxels_per_class: int = option(
         "voxelsPerClass",

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from deepmedic.config.analysis import AnalysisConfig
+from deepmedic.config.analysis import ANALYSED_CASES, AnalysisConfig
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.phase_checks import check_phases, check_recipe
+from deepmedic.config.schema import declared_keys
 from deepmedic.config.sections import AXIS_ORDERS, DataConfig, OutputConfig, PreprocessingConfig
 from deepmedic.config.source import Refusals, listed, printable
 from deepmedic.config.training import TrainConfig
@@ -121,13 +122,25 @@ class SessionChecks:
     def analysis(self, config: AnalysisConfig) -> None:
         """Check what can be known without the models."""
         refuse_unsafe_name("sessionName", config.session_name, self._refusals)
-        self._cases(config.data, "Target", "dataframeTarget", labels_needed=True)
+        if config.training is None:
+            self._cases(config.data, "Target", "dataframeTarget", labels_needed=True)
+        else:
+            self._refuse_beside_training(config)
         if config.has_source_data or config.source_data.labels is not None:
             self._cases(config.source_data, "Source", "dataframeSource", labels_needed=True)
         self._normalisation(config.preprocessing, config.data)
         names = config.class_names
         if names is not None and self._refusals.usable("classNamesTarget") and len(set(names)) < max(2, len(names)):
             self._refusals.refuse("classNamesTarget", f"found {list(names)}; allowed: at least 2 names, all different")
+
+    def _refuse_beside_training(self, config: AnalysisConfig) -> None:
+        """Refuse keys that say what `trainConfig` says."""
+        cases = (name for name in ANALYSED_CASES.values() if name is not None)
+        normalisation = (key.name for key in declared_keys(PreprocessingConfig))
+        for name in sorted(self._given & {*cases, *normalisation}):
+            self._refusals.refuse(
+                name, f"contradicts trainConfig, whose cases and normalisation ({config.training}) are used; keep one"
+            )
 
     def _cases(self, data: DataConfig, suffix: str, table: str, labels_needed: bool) -> None:
         channels, labels = f"channels{suffix}", f"gtLabels{suffix}"

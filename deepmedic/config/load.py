@@ -170,6 +170,9 @@ def load_analysis_config(path: Path) -> AnalysisConfig:
     checks = SessionChecks(refusals, _given(file))
     checks.analysis(config)
     problems.raise_if_any()
+    if config.training is not None:
+        training = load_train_config(config.training)
+        config = replace(config, data=training.data, preprocessing=training.preprocessing)
     return replace(config, source=_source(file, (), checks.notes))
 
 

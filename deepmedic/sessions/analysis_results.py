@@ -70,6 +70,7 @@ def request_digest(plan: AnalysisPlan) -> str:
         "models": [[found.name, found.sha256] for found in plan.models.usable],
         "config": to_plain(plan.config),
         "listings": [sha256_of(path) for path in listings if path is not None],
+        "training": None if plan.config.training is None else sha256_of(plan.config.training),
         "images": [_identity(group.data.cases) for group in plan.groups],
         "seed": plan.seed,
     }
@@ -154,8 +155,9 @@ def _write_advice(
     advised = advised_config.Advised(
         advice, config.architecture, f"{plan.config.session_name}Advised", start.absolute()
     )
-    if isinstance(given, TrainConfig) and given.source.path is not None:
-        text = advised_config.from_train_config(read_config(given.source.path), advised)
+    training = given.source.path if isinstance(given, TrainConfig) else given.training
+    if training is not None:
+        text = advised_config.from_train_config(read_config(training), advised)
     else:
         text = advised_config.from_analysis_config(plan.config, advised)
     path = folder / "advised.train.cfg"

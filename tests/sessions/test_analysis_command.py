@@ -151,6 +151,23 @@ class TestAdvice:
         assert run("-train", path).code == 0
         assert (taught.out / "cnnModels" / "firstAdvised").is_dir()
 
+    def test_a_train_config_for_other_classes_is_filled_in(self, taught, run) -> None:
+        taught.model("other", modelName="other", classNames=["background", "inside", "outside"])
+        taught.train(numberOfEpochs=2, learningRate=0.005)
+        settings = {"folderForOutput": "out", "modelConfig": "other.cfg", "trainConfig": "train.cfg"}
+        config = taught.config("analysis", settings)
+        outcome = run("-analyse", config, "-model", taught.folder / "A.save")
+        assert outcome.code == 0, outcome.err
+        assert found(taught)["data"]["cases"] == 4
+        path = taught.out / "analyses" / "analysis" / "advised.train.cfg"
+        advised = load_train_config(path)
+        assert (advised.session_name, advised.batch_size) == ("analysisAdvised", 4)
+        assert [phase.optimizer.learning_rate for phase in advised.phases] == pytest.approx([0.005, 0.0005])
+        start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
+        assert start["config"]["class_names"] == ["background", "inside", "outside"]
+        taught.train(numberOfEpochs=2, learningRate=0.004)
+        assert run("-analyse", config, "-model", taught.folder / "A.save").code == 8  # another training is asked for
+
     def test_source_cases_measure_the_distance_of_features(self, analyse) -> None:
         own = {key.replace("Target", "Source"): value for key, value in TARGET.items() if "Target" in key}
         near = analyse(**own)["models"][0]["domainShift"]
@@ -283,10 +300,12 @@ class TestRefusals:
             ({"sourceModels": None}, 2, "-analyse needs a model that might be transferred: add -model X.save"),
             ({"sourceModels": ["no.save"]}, 5, "there is no such file or folder"),
             ({"channelsTarget": None}, 3, "channelsTarget: is missing"),
+            ({"trainConfig": "train.cfg"}, 3, "channelsTarget: contradicts trainConfig, whose cases and normalisation"),
+            ({"trainConfig": "train.cfg"}, 3, "norm_zscore_prms: contradicts trainConfig"),
             ({"classNamesTarget": ["one"]}, 3, "allowed: at least 2 names, all different"),
             ({"voxelsPerClas": 3}, 3, "is not a key of the analysis config; did you mean voxelsPerClass?"),
         ],
-        ids=["no model", "missing model", "no cases", "one class", "unknown key"],
+        ids=["no model", "missing model", "no cases", "cases twice", "normalised twice", "one class", "unknown key"],
     )
     def test_bad_input(self, taught, analyse, changes, code, message) -> None:
         assert message in analyse(expected=code, **changes).err
