@@ -2,7 +2,7 @@
 
     python benchmarks/advice.py [--data shipped|brats] [--seeds 6] [--work FOLDER] [--shared FOLDER] [--negatives 5]
 
-A repetition has a seed and gives every person one role: on the scans of one a source model learns another task, those
+A repetition has a seed and gives every person one role: on the scans of one a source model learnt another task, those
 of others are the new task's few labelled cases, and one is only measured. In each repetition and for each source
 
     analysed       `-analyse` of the source model and the new task's train config, with its forecast
@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -52,6 +51,7 @@ from advice_data import (
 from advice_results import write_results
 
 from deepmedic import cli
+from deepmedic.analysis.ledger import ledger_file
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.comparison import dice_of_subjects
 
@@ -62,22 +62,39 @@ RATE = 0.002
 
 @dataclass(frozen=True)
 class Repetition:
-    """One seed, with everybody's role, in a folder of its own."""
+    """One seed, with everybody's role."""
 
     study: Study
     seed: int
     steps: int
-    images: Path
-    folder: Path
+    work: Path
 
     @property
     def roles(self) -> Roles:
         return self.study.roles(self.seed)
 
     @property
+    def images(self) -> Path:
+        return self.work / "images" / self.study.name
+
+    @property
+    def sources(self) -> Path:
+        """Source models, which repetitions of all lengths share."""
+        return self.work / "sources" / self.study.name
+
+    @property
+    def results(self) -> Path:
+        """Of all repetitions of this length."""
+        return self.work / f"{self.study.name}{self.steps}"
+
+    @property
+    def folder(self) -> Path:
+        return self.results / f"seed{self.seed}"
+
+    @property
     def output(self) -> Path:
-        """Of all repetitions of this length, so that there is one ledger."""
-        return self.folder.parent / "output"
+        """Of all commands, so that there is one ledger."""
+        return self.results / "output"
 
 
 def main() -> None:
@@ -85,19 +102,18 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(1)
     study, work = STUDIES[arguments.data], arguments.work.absolute()
-    images = work / "images" / study.name
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
+    repetitions = [Repetition(study, seed, arguments.steps, work) for seed in seeds]
+    images, results = repetitions[0].images, repetitions[0].results
     prepare(study, images, arguments.shared)
     found = []
-    for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
-        folder = work / f"{study.name}{arguments.steps}" / f"seed{seed}"
-        repetition = Repetition(study, seed, arguments.steps, images, folder)
-        found += kept(folder / "outcomes.json", lambda one=repetition: repeat(one))
+    for each in repetitions:
+        found += kept(each.folder / "outcomes.json", lambda one=each: repeat(one))
     negatives = []
     for seed in range(arguments.negatives if study.name == "shipped" else 0):
         folder = work / "negatives" / f"seed{seed}"
         negatives += kept(folder / "verdicts.json", lambda at=folder, one=seed: plant(at, images, one))
-    ledger = work / f"{study.name}{arguments.steps}" / "output" / "forecasts" / "ledger.jsonl"
-    sys.stdout.write(write_results(work / f"{study.name}{arguments.steps}", found, negatives, ledger))
+    sys.stdout.write(write_results(results, found, negatives, ledger_file(results / "output")))
 
 
 def repeat(one: Repetition) -> list[dict[str, Any]]:
@@ -185,21 +201,26 @@ def write_task(one: Repetition) -> None:
 
 
 def train_source(one: Repetition, source: Source) -> Path:
-    """Train a source model, and return it under a name of its own."""
-    session, people = f"source{source.name}{one.seed}", source.people or one.roles.source
+    """Train a source model, unless it is there."""
+    people, folder = source.people or one.roles.source, one.sources
+    session = "_".join((source.name, *people))
+    model_file = folder / f"{session}.save"
+    if model_file.exists():
+        return model_file
+    folder.mkdir(parents=True, exist_ok=True)
     for number, person in enumerate(people):
         real, mask = read(one.images, person, "labels"), read(one.images, person, "mask")
-        labels = source_labels(source.name, real, mask, 100 * one.seed + number)
-        write_labels(one.images, person, session, labels)
-    settings = {
-        **training(one, session, people, session),
-        "channelsTraining": [listing(one.folder, name, one.images, people, session) for name in source.channels],
-        "numberTrainingSegmentsLoadedOnGpuPerSubep": SOURCE_STEPS * BATCH // EPOCHS,
+        write_labels(one.images, person, source.name, source_labels(source.name, real, mask, number))
+    cases = {
+        "channelsTraining": [listing(folder, name, one.images, people, session) for name in source.channels],
+        "gtLabelsTraining": listing(folder, source.name, one.images, people, session),
+        "roiMasksTraining": listing(folder, "mask", one.images, people, session),
     }
-    config = write(one.folder / f"{session}.cfg", settings)
-    network = write(one.folder / f"model_{session}.cfg", model(session, source.classes, source.channels, one.output))
-    run("-newModel", network, "-train", config, "-seed", one.seed)
-    return final_model(one, session)
+    settings = {"sessionName": session, "folderForOutput": folder, **cases, **learning(SOURCE_STEPS)}
+    network = write(folder / f"model_{session}.cfg", model("source", source.classes, source.channels, folder))
+    run("-newModel", network, "-train", write(folder / f"{session}.cfg", settings))
+    model_file.write_bytes(final_model(folder, session).read_bytes())
+    return model_file
 
 
 def analyse(one: Repetition, name: str, source: Path) -> tuple[dict[str, Any], float]:
@@ -246,20 +267,17 @@ def score(one: Repetition, session: str) -> float:
     """Segment the person left over with the final model of a session, and return the mean foreground Dice."""
     settings = json.loads((one.folder / "test.json").read_text(encoding="utf-8"))
     config = write(one.folder / f"test_{session}.cfg", {**settings, "sessionName": f"{session}_scored"})
-    run("-test", config, "-model", final_model(one, session))
+    run("-test", config, "-model", final_model(one.output, session))
     metrics = one.output / "predictions" / f"{session}_scored" / "metrics.json"
     rows = json.loads(metrics.read_text(encoding="utf-8"))["rows"]
     [dice] = dice_of_subjects(rows, {row["case"]: row["case"] for row in rows}).values()
     return dice
 
 
-def final_model(one: Repetition, session: str) -> Path:
-    """The model at the end of a session, copied to a name that is the same whenever it is made."""
-    folder = one.output / "cnnModels" / session
-    [found] = [file.path for file in saved_files(folder)[0] if file.tag == "final"]
-    copy = one.folder / f"{session}.save"
-    copy.write_bytes(found.read_bytes())
-    return copy
+def final_model(output: Path, session: str) -> Path:
+    """The model at the end of a session."""
+    [found] = [file.path for file in saved_files(output / "cnnModels" / session)[0] if file.tag == "final"]
+    return found
 
 
 PREPROCESSING = {"norm_zscore_prms": {"apply_to_all_channels": True}, "report": False}
@@ -268,7 +286,7 @@ FROZEN = {"layersToFreezeNormal": [1, 2, 3], "layersToFreezeSubsampled": [1, 2, 
 
 
 def model(name: str, classes: Sequence[str], channels: Sequence[str], output: Path) -> dict[str, Any]:
-    """A model config: the small network of `examples/transfer_study`."""
+    """A model config: the small network of `examples/transfer_study`, with smaller segments."""
     return {
         "modelName": name,
         "folderForOutput": output,
@@ -282,26 +300,31 @@ def model(name: str, classes: Sequence[str], channels: Sequence[str], output: Pa
         "subsampleFactor": [[3, 3, 3]],
         "numberFMsPerLayerFC": [16],
         "dropoutRatesFc": [0.0, 0.0],
-        "segmentsDimTrain": [19, 19, 19],
+        "segmentsDimTrain": [15, 15, 15],
         "segmentsDimInference": [45, 45, 45],
     }
 
 
-def training(
-    one: Repetition, session: str, people: Sequence[str] | None = None, labels: str = "labels"
-) -> dict[str, Any]:
-    """A train config, by default of the new task."""
-    cases = people or one.roles.target
+def training(one: Repetition, session: str) -> dict[str, Any]:
+    """A train config of the new task."""
+    cases = one.roles.target
     return {
         "sessionName": session,
         "folderForOutput": one.output,
-        "channelsTraining": [listing(one.folder, name, one.images, cases, session) for name in one.study.channels],
-        "gtLabelsTraining": listing(one.folder, labels, one.images, cases, session),
-        "roiMasksTraining": listing(one.folder, "mask", one.images, cases, session),
+        "channelsTraining": [listing(one.folder, name, one.images, cases) for name in one.study.channels],
+        "gtLabelsTraining": listing(one.folder, "labels", one.images, cases),
+        "roiMasksTraining": listing(one.folder, "mask", one.images, cases),
+        **learning(one.steps),
+    }
+
+
+def learning(steps: int) -> dict[str, Any]:
+    """How all models learn, in equally many steps per epoch."""
+    return {
         "typeOfSamplingForTraining": 3,
         "numberOfEpochs": EPOCHS,
         "numberOfSubepochs": 1,
-        "numberTrainingSegmentsLoadedOnGpuPerSubep": one.steps * BATCH // EPOCHS,
+        "numberTrainingSegmentsLoadedOnGpuPerSubep": steps // EPOCHS * BATCH,
         "batchsize_train": BATCH,
         "sgd0orAdam1orRms2": 1,
         "losses_and_weights": {"xentr": 1.0, "dsc": 1.0},
@@ -366,7 +389,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("advice"))
     parser.add_argument("--shared", type=Path, help="folder with brats/train and brats/validation")
     given = parser.parse_args()
-    if math.gcd(given.steps, EPOCHS) != EPOCHS:
+    if given.steps < EPOCHS or given.steps % EPOCHS:
         parser.error(f"--steps: found {given.steps}; allowed: multiples of {EPOCHS}, the number of epochs")
     return given
 

@@ -100,8 +100,9 @@ class TestTasks:
 class TestTrainings:
     @pytest.fixture
     def repetition(self, tmp_path):
-        (tmp_path / "seed0").mkdir()
-        return advice.Repetition(data.STUDIES["shipped"], 0, advice.STEPS, tmp_path / "images", tmp_path / "seed0")
+        one = advice.Repetition(data.STUDIES["shipped"], 0, advice.STEPS, tmp_path)
+        one.folder.mkdir(parents=True)
+        return one
 
     def test_all_are_equally_long_and_differ_in_what_is_frozen(self, repetition) -> None:
         advice.write_task(repetition)
