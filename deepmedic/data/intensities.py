@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +14,8 @@ from deepmedic.errors import DataError
 _QUANTILES = (0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995)
 _MOST_VOXELS = 250_000
 """Voxels from which quantiles are estimated, evenly taken from all."""
+_MOST_CONVERTED = 1 << 16
+"""Values that are in float64 at once."""
 _FAR_MEAN, _LARGE_STD, _SMALL_STD = 3.0, 5.0, 0.2
 
 
@@ -40,28 +44,47 @@ def mean_and_std(volume: np.ndarray, mask: np.ndarray | None, config: ZScoreConf
     Raises:
         DataError: no voxels are left, or they all have one value.
     """
-    inside = (volume.ravel() if mask is None else volume[mask]).astype(np.float64)
+    inside = volume.ravel() if mask is None else volume[mask]
     left = inside[kept] if (kept := _within_cutoffs(inside, volume, config)) is not None else inside
     if left.size == 0 or left.min() == left.max():
         raise DataError(_cannot_normalise(inside, left))
-    del inside
-    mean = left.mean()
-    # The standard deviation in place: numpy's own function takes as much memory again, of large volumes gigabytes.
-    left -= mean
-    left *= left
-    return float(mean), float(np.sqrt(left.mean()))
+    return moments(left)
+
+
+def moments(values: np.ndarray) -> tuple[float, float]:
+    """Return mean and standard deviation of values [n] in float64, at least one of them.
+
+    The same numbers to the last bit as from numpy's functions on a copy in float64, which of a large volume takes
+    gigabytes. numpy sums by halves, halves of halves and so on; so does this, and converts only small parts.
+    """
+    mean = _pairwise_sum(values, lambda part: part) / values.size
+    return mean, _deviation(values, mean)
+
+
+def _deviation(values: np.ndarray, mean: float) -> float:
+    """Standard deviation of values [n] around their mean."""
+    return math.sqrt(_pairwise_sum(values, lambda part: np.square(part - mean)) / values.size)
+
+
+def _pairwise_sum(values: np.ndarray, term: Callable[[np.ndarray], np.ndarray]) -> float:
+    """Sum of `term` over values [n], given to it in float64, in the order in which numpy sums an array of float64."""
+    if values.size <= _MOST_CONVERTED:
+        return float(term(values.astype(np.float64)).sum())
+    half = values.size // 2
+    half -= half % 8  # numpy adds eight by eight
+    return _pairwise_sum(values[:half], term) + _pairwise_sum(values[half:], term)
 
 
 def _within_cutoffs(inside: np.ndarray, volume: np.ndarray, config: ZScoreConfig) -> np.ndarray | None:
     """Return which of the voxels in the mask all cut-offs leave, bool [voxel]; None: there are no cut-offs."""
     kept = None
     if config.cutoff_percents is not None:
-        low, high = np.percentile(inside, config.cutoff_percents)
+        low, high = np.percentile(inside.astype(np.float64), config.cutoff_percents)
         kept = (inside > low) & (inside < high)
     if config.cutoff_times_std is not None:
         below, above = config.cutoff_times_std
-        mean, std = inside.mean(), inside.std()
-        near = (inside > mean - below * std) & (inside < mean + above * std)
+        mean, std = moments(inside)
+        near = (inside > np.float64(mean - below * std)) & (inside < np.float64(mean + above * std))
         kept = near if kept is None else kept & near
     if config.cutoff_below_mean:
         high_enough = (inside > volume.mean(dtype=np.float64)) & (inside < volume.max())
@@ -90,7 +113,8 @@ def unnormalised_warning(case: WithIntensities, zscore: ZScoreConfig) -> str | N
         if zscore.applies_to(number) or not volume.any():
             continue
         inside = _inside(volume, case.roi)
-        mean, std = float(inside.mean(dtype=np.float64)), float(inside.std(dtype=np.float64))
+        mean = float(inside.mean(dtype=np.float64))
+        std = _deviation(inside, mean)
         if abs(mean) > _FAR_MEAN or not _SMALL_STD < std < _LARGE_STD:
             far.append(f"channel {number + 1} has mean {mean:.4g} and standard deviation {std:.4g}")
     if not far:
@@ -114,13 +138,9 @@ def intensity_fingerprint(case: WithIntensities) -> dict[str, Any]:
             channels.append(None)
             continue
         values = np.quantile(inside[:: -(-inside.size // _MOST_VOXELS)].astype(np.float64), _QUANTILES)
-        channels.append(
-            {
-                "mean": float(inside.mean(dtype=np.float64)),
-                "std": float(inside.std(dtype=np.float64)),
-                "values": [float(value) for value in values],
-            }
-        )
+        mean = float(inside.mean(dtype=np.float64))
+        std = _deviation(inside, mean)
+        channels.append({"mean": mean, "std": std, "values": [float(value) for value in values]})
     return {"quantiles": list(_QUANTILES), "channels": channels}
 
 

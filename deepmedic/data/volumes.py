@@ -14,6 +14,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.data import geometry_checks, voxel_checks
 from deepmedic.data.cases import Case, ImageRef
+from deepmedic.data.memory_order import in_c_order
 from deepmedic.data.nifti import VolumeHeader, in_axes, read_header, read_voxels, to_memory
 from deepmedic.data.resampling import labels_to_model_grid, mask_to_model_grid, resampled_header, to_model_grid
 from deepmedic.errors import DataError, DeepMedicError, ProblemList
@@ -212,8 +213,18 @@ class _Loading:
         self._header = headers.header
         self.notes: list[str] = []
 
-    def read(self, title: str, ref: ImageRef | None, header: VolumeHeader | None, check: Check) -> np.ndarray | None:
-        """Return checked voxels [x, y, z] in the axes of memory, or None for an image that the case does not have."""
+    def read(
+        self,
+        title: str,
+        ref: ImageRef | None,
+        header: VolumeHeader | None,
+        check: Check,
+        into: np.ndarray | None = None,
+    ) -> np.ndarray | None:
+        """Return checked voxels [x, y, z] in the axes of memory, or None for an image that the case does not have.
+
+        They are written to `into`, if that is given, without a further copy.
+        """
         if ref is None or header is None:
             return None
         notes: list[str] = []
@@ -224,7 +235,7 @@ class _Loading:
             except DataError as problem:
                 raise DataError(f"{ref}: {problem}") from problem
         self.notes.extend(f"{title}: {note}" for note in notes)
-        return np.ascontiguousarray(voxels)
+        return in_c_order(voxels, into)
 
     def read_all(
         self,
@@ -236,10 +247,11 @@ class _Loading:
         """Return float32 [image, x, y, z]; zeros for an image that the case does not have."""
         together = np.zeros((len(refs), *self._header.shape), np.float32)
         for number, (ref, header) in enumerate(zip(refs, headers, strict=True)):
-            voxels = self.read(f"{title} {number + 1}", ref, header, check)
-            if voxels is not None:
-                resampled = self._header.resampled_from is not None
-                together[number] = to_model_grid(voxels, self._header) if resampled else voxels
+            where = f"{title} {number + 1}"
+            if self._header.resampled_from is None:
+                self.read(where, ref, header, check, together[number])
+            elif (voxels := self.read(where, ref, header, check)) is not None:
+                together[number] = to_model_grid(voxels, self._header)
         return together
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
 import torch
 
+from deepmedic.data.memory_order import in_file_order
 from deepmedic.data.nifti import VolumeHeader, to_native, write_volume
 from deepmedic.data.nifti_writer import Kind
 from deepmedic.files import write_text_atomically
@@ -111,5 +111,4 @@ def images_of(name: str, prediction: Prediction, files: ResultFiles) -> list[tup
 
 
 def _save(path: Path, image: torch.Tensor, header: VolumeHeader, kind: Kind) -> None:
-    # Copied to the order of the file first: turning a view while compressing is far slower.
-    write_volume(path, np.asfortranarray(to_native(image.numpy(), header)), header, kind)
+    write_volume(path, in_file_order(to_native(image.numpy(), header)), header, kind)

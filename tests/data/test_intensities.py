@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from deepmedic.config.sections import ZScoreConfig
-from deepmedic.data.intensities import intensity_fingerprint, mean_and_std, unnormalised_warning
+from deepmedic.data.intensities import intensity_fingerprint, mean_and_std, moments, unnormalised_warning
 from deepmedic.errors import DataError
 
 RNG = np.random.default_rng(5)
@@ -44,6 +44,39 @@ def test_statistics_are_those_of_numpy_and_the_volume_stays_as_it_was() -> None:
         found = mean_and_std(volume, None, ZScoreConfig())
         assert found == (float(before.astype(np.float64).mean()), float(before.astype(np.float64).std()))
         assert np.array_equal(volume, before)
+
+
+@pytest.mark.parametrize("count", [1, 7, 129, 65_536, 65_537, 131_073, 300_007])
+def test_moments_of_parts_are_those_of_numpy_to_the_last_bit(count: int) -> None:
+    values = (np.random.default_rng(count).normal(size=count) * 100 + 1000).astype(np.float32)
+    whole = values.astype(np.float64)
+    assert moments(values) == (float(whole.mean()), float(whole.std()))
+
+
+@pytest.mark.parametrize(
+    "cutoffs", [{"cutoff_percents": (5.0, 95.0)}, {"cutoff_times_std": (2.0, 1.0)}, {"cutoff_below_mean": True}]
+)
+def test_cut_offs_of_large_volumes_are_those_of_float64(cutoffs: dict) -> None:
+    volume = (np.random.default_rng(1).normal(size=(50, 60, 70)) * 100).astype(np.float32)
+    mask = np.random.default_rng(2).random(volume.shape) < 0.7
+    inside = volume[mask].astype(np.float64)
+    low, high = {
+        "cutoff_percents": tuple(np.percentile(inside, (5, 95))),
+        "cutoff_times_std": (inside.mean() - 2 * inside.std(), inside.mean() + inside.std()),
+        "cutoff_below_mean": (volume.mean(dtype=np.float64), volume.max()),
+    }[next(iter(cutoffs))]
+    left = inside[(inside > low) & (inside < high)]
+    assert mean_and_std(volume, mask, ZScoreConfig(**cutoffs)) == (float(left.mean()), float(left.std()))
+
+
+def test_warning_and_fingerprint_of_large_volumes_have_the_moments_of_numpy() -> None:
+    volume = (np.random.default_rng(1).normal(size=(50, 60, 70)) * 100 + 7).astype(np.float32)
+    mean, std = volume.ravel().mean(dtype=np.float64), volume.ravel().std(dtype=np.float64)
+    found = intensity_fingerprint(case(volume))["channels"][0]
+    assert (found["mean"], found["std"]) == (float(mean), float(std))
+    assert f"channel 1 has mean {mean:.4g} and standard deviation {std:.4g}" in unnormalised_warning(
+        case(volume), ZScoreConfig()
+    )
 
 
 def test_a_constant_channel_has_no_z_score() -> None:
