@@ -57,6 +57,8 @@ class DataSet:
     _noted: set[int | str] = field(default_factory=set)
     """Cases whose notes were logged, and "intensities" when that warning was."""
     _noting: threading.Lock = field(default_factory=threading.Lock)
+    _untold: dict[int, tuple[list[str], str | None]] = field(default_factory=dict)
+    """Of cases that were read: notes, and the warning about intensities."""
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -75,6 +77,17 @@ class DataSet:
         Raises:
             DataError: as `load`.
         """
+        prepared = self.read_each(index, needs)
+        self.tell(index)
+        return prepared
+
+    def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
+        """As `load_each`, but what a user should know is left to `tell`; without needs for those of this data set.
+
+        Raises:
+            DataError: as `load`.
+        """
+        needs = needs or [self.needs]
         loaded = load_case(self.cases[index], self.headers[index], self.preprocessing, self.needs.classes)
         if self.observer is not None:
             self.observer(index, loaded)
@@ -83,9 +96,14 @@ class DataSet:
             wanted: prepare_case(loaded, wanted.margins, self.preprocessing, wanted.segment)
             for wanted in dict.fromkeys(needs)
         }
-        self._log_once(index, index, list(dict.fromkeys(loaded.notes)))
-        self._log_once("intensities", index, [warning] if warning else [])  # all cases were made in the same way
+        self._untold[index] = list(dict.fromkeys(loaded.notes)), warning
         return [prepared[wanted] for wanted in needs]
+
+    def tell(self, index: int) -> None:
+        """Log what a user should know of a case that `read_each` read, once."""
+        notes, warning = self._untold.pop(index, ([], None))
+        self._log_once(index, index, notes)
+        self._log_once("intensities", index, [warning] if warning else [])  # all cases were made in the same way
 
     def load_if_usable(self, index: int) -> PreparedCase | None:
         """Read one case as `load` does; None for one that cannot be used while cases may be skipped."""

@@ -1,37 +1,46 @@
-"""Cases of an inference read ahead, in another thread, while others are computed."""
+"""Cases of an inference read ahead, in other threads, while others are computed."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
+
+import torch
 
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds
 from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.inference.flow import Flow
 from deepmedic.inference.results import Record, case_fingerprint, labels_fingerprint
 from deepmedic.inference.survey import Saving
 
+_WHILE_READ = 3
+"""A case takes so many times its memory while it is read: as it is stored, as it is read, and as it is kept."""
+
 
 class CaseSource(Protocol):
-    """Cases that can be read one at a time, such as `deepmedic.data.dataset.DataSet`."""
+    """Cases that can be read one by one, such as `deepmedic.data.dataset.DataSet`."""
 
     @property
     def cases(self) -> Sequence[Case]:
         """The files of each case."""
 
-    def load(self, index: int) -> PreparedCase:
-        """Read and prepare one case; may be called from another thread.
+    def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
+        """Read one case and prepare it for each of several networks; without needs for the one it was set up for.
+
+        Called from several threads at once, so it says nothing to the user.
 
         Raises:
             DataError: its voxels cannot be used.
         """
 
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case and prepare it for each of several networks; as `load` otherwise."""
+    def tell(self, index: int) -> None:
+        """Say what a user should know of a case that was read; called in the order of the cases, by one thread."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,17 @@ class ReadCase:
     record: Record | None
     """What its results are made from, when they are saved."""
 
+    @property
+    def memory(self) -> int:
+        """Bytes of its tensors."""
+        tensors = {
+            id(tensor): tensor.nbytes
+            for one in self.prepared
+            for tensor in (one.channels, one.labels, one.roi, one.weight_maps)
+            if tensor is not None
+        }
+        return sum(tensors.values())
+
 
 @contextmanager
 def reading_ahead(
@@ -50,37 +70,56 @@ def reading_ahead(
     indices: Sequence[int],
     needs: Sequence[CaseNeeds],
     saving: Saving | None,
+    flow: Flow,
     depth: Callable[[], int],
 ) -> Iterator[Iterator[tuple[int, Callable[[], ReadCase]]]]:
     """Give each case's index and a call that returns the case or raises; those after it are being read already.
+
+    What is said of the cases, and what is raised, comes in their order, and when a case is asked for.
 
     Args:
         data: the cases.
         indices: those to be read, in this order.
         needs: how each network wants them; empty: as the data set is set up.
         saving: where their results go; None: nowhere.
-        depth: how many cases are read ahead, asked each time; at least 1.
+        flow: how many are read at once, in how much memory.
+        depth: how many cases are read ahead at least, asked each time; 1 or more.
     """
+    largest: int | None = None
 
     def read(index: int) -> ReadCase:
-        prepared = data.load_each(index, needs) if needs else [data.load(index)]
+        prepared = data.read_each(index, needs)
         if saving is None:
             return ReadCase(prepared, None)
         case = data.cases[index]
         fingerprints = case_fingerprint(case, saving.run), labels_fingerprint(case)
         return ReadCase(prepared, Record(*fingerprints, scoring=saving.scoring))
 
-    reader = ThreadPoolExecutor(1, thread_name_prefix="reader")
+    # One reader's computations may take all cores, as those of several together.
+    setup = (torch.set_num_threads, (flow.threads_per_reader,)) if flow.readers > 1 else ()
+    reader = ThreadPoolExecutor(flow.readers, "reader", *setup)
+    reading: deque[tuple[int, Future[ReadCase]]] = deque()
+
+    def take(index: int, future: Future[ReadCase]) -> ReadCase:
+        nonlocal largest
+        try:
+            case = future.result()
+        except MemoryError:
+            wait([other for _, other in reading])
+            case = read(index)  # while no other one is read it may fit
+        largest = max(largest or 0, _WHILE_READ * case.memory)
+        data.tell(index)
+        return case
 
     def ahead() -> Iterator[tuple[int, Callable[[], ReadCase]]]:
-        reading: deque[tuple[int, Future[ReadCase]]] = deque()
         for index in indices:
             reading.append((index, reader.submit(read, index)))
-            while len(reading) > depth():
-                earlier, case = reading.popleft()
-                yield earlier, case.result
-        for last, case in reading:
-            yield last, case.result
+            while len(reading) > max(depth(), flow.cases_ahead(largest)):
+                earlier, future = reading.popleft()
+                yield earlier, partial(take, earlier, future)
+        while reading:
+            last, future = reading.popleft()
+            yield last, partial(take, last, future)
 
     try:
         yield ahead()

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-
-import torch
 
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.scoring import ScoringConfig
@@ -31,12 +28,14 @@ from deepmedic.inference.evaluation import (
 )
 from deepmedic.inference.execution import InferenceSettings, batch_limit
 from deepmedic.inference.feature_maps import FeatureRanges
+from deepmedic.inference.finishing import Finishing
+from deepmedic.inference.flow import Flow
 from deepmedic.inference.parts import Part, begin_anew, finish_part, run_digest
 from deepmedic.inference.predictor import CasePlan, Prediction, Progress, plan_case, predict_together
 from deepmedic.inference.results import ExistingResults, output_name
 from deepmedic.inference.survey import Saving, remove_stale, survey
 from deepmedic.inference.tables import write_tables
-from deepmedic.inference.writer import CaseResults, ResultWriter
+from deepmedic.inference.writer import CaseResults, ResultWriter, memory_of
 from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice
 from deepmedic.model.network import DeepMedicNet
 
@@ -62,6 +61,8 @@ class SegmentationOptions:
     """What the tables have besides Dice, ratios and volumes; None: none of all that."""
     progress: Progress | None = None
     """Called after each batch of tiles; what it raises ends the segmentation."""
+    flow: Flow | None = None
+    """How many cases are in hand at once; None: as fits the device and the machine."""
 
 
 @dataclass
@@ -104,7 +105,7 @@ def segment_cases(
     options: SegmentationOptions,
     existing: dict[int, ExistingResults] | None = None,
 ) -> SegmentationSummary:
-    """Segment all cases; the next one is read while one is computed, and the one before is saved.
+    """Segment all cases; the next ones are read while one is computed, and those before are scored and saved.
 
     If `options.inference` lets batches have tiles of several cases, small cases that follow each other are computed
     together (`CaseGroup`).
@@ -133,20 +134,21 @@ def segment_cases(
     for index, results in existing.items():
         _keep(index, data.cases[index], results, options, summary)
     remaining = [index for index in indices if index not in existing]
+    flow = options.flow or Flow.of(options.inference.device)
     with ExitStack() as stack:
         writer = None
         if options.saving is not None:
             remove_stale(data.cases, options.saving.files)
             if options.saving.overwrite and options.saving.files.tables:
                 begin_anew(options.saving.files.folder, options.part)
-            writer = stack.enter_context(ResultWriter(options.saving.files))
+            writer = stack.enter_context(ResultWriter(options.saving.files, flow))
         members = (Member(net, options.inference.segment),) if isinstance(net, DeepMedicNet) else tuple(net)
         group: CaseGroup[_Waiting] = CaseGroup(
             partial(batch_limit, members[0].net.architecture, settings=options.inference)
         )
-        run = _Run(members, options, writer, summary, group, stack.enter_context(_Scoring()))
+        run = _Run(members, options, writer, summary, group, stack.enter_context(Finishing(flow)))
         needs = [member.needs for member in members if member.needs is not None]
-        reading = reading_ahead(data, remaining, needs, options.saving, lambda: group.last_size)
+        reading = reading_ahead(data, remaining, needs, options.saving, flow, lambda: group.last_size)
         for index, read in stack.enter_context(reading):
             log.debug("Segmenting subject with index #%d: %s", index, data.cases[index].name)
             try:
@@ -157,7 +159,7 @@ def segment_cases(
             else:
                 _add(_Waiting(index, data.cases[index], found), run)
         _segment(group.release(), run)
-        run.scoring.wait()
+        run.finishing.wait()
     _report(data.cases, options, summary)
     log.debug("TIMING: %s process lasted: %.2f secs.", options.purpose, time.monotonic() - started)
     log.debug("Finished full Segmentation of %s subjects", options.purpose)
@@ -187,40 +189,12 @@ class _Run:
     writer: ResultWriter | None
     summary: SegmentationSummary
     group: CaseGroup[_Waiting]
-    scoring: _Scoring
+    finishing: Finishing[CaseEvaluation | None]
 
     @property
     def feature_maps(self) -> FeatureRanges:
         """Those that are saved."""
         return self.writer.files.feature_maps if self.writer else {}
-
-
-class _Scoring:
-    """Scores one case in the background, and hands it to the writer, while the next one is computed.
-
-    Distances take a core of the CPU a second or so, in which a fast GPU would wait. A context manager that ends when
-    what was begun is done, also after an error elsewhere.
-    """
-
-    def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, "scores", torch.set_num_threads, (1,))
-        self._running: Future[None] | None = None
-
-    def __enter__(self) -> _Scoring:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()
-
-    def begin(self, work: Callable[[], None]) -> None:
-        """Do this in the background once what came before it is done; raises what that raised."""
-        self.wait()
-        self._running = self._thread.submit(work)
-
-    def wait(self) -> None:
-        """Wait until everything is done, and raise what it raised."""
-        if self._running is not None:
-            self._running.result()
 
 
 def _skip(case: Case, problem: DataError, run: _Run) -> None:
@@ -258,11 +232,16 @@ def _segment(group: Sequence[_Waiting], run: _Run) -> None:
     for _ in group:
         log.debug("TIMING: Segmentation of subject: %.2f secs.", seconds)
 
-    def finish() -> None:
-        for waiting, prediction in zip(group, predictions, strict=True):
-            _finish(waiting, prediction, seconds, run)
+    def finish(evaluations: Sequence[CaseEvaluation | None]) -> None:
+        for waiting, prediction, evaluation in zip(group, predictions, evaluations, strict=True):
+            _finish(waiting, prediction, evaluation, seconds, run)
 
-    run.scoring.begin(finish)
+    scoring = [
+        partial(_evaluate, waiting.case, waiting.prepared, prediction, run.options)
+        for waiting, prediction in zip(group, predictions, strict=True)
+    ]
+    memory = sum(map(memory_of, predictions)) + sum(waiting.read.memory for waiting in group)
+    run.finishing.begin(scoring, finish, memory)
 
 
 def _predictions(group: Sequence[_Waiting], run: _Run) -> list[Prediction]:
@@ -279,10 +258,11 @@ def _predictions(group: Sequence[_Waiting], run: _Run) -> list[Prediction]:
     ]
 
 
-def _finish(waiting: _Waiting, prediction: Prediction, seconds: float, run: _Run) -> None:
-    """Score and save one case."""
+def _finish(
+    waiting: _Waiting, prediction: Prediction, evaluation: CaseEvaluation | None, seconds: float, run: _Run
+) -> None:
+    """Report and save one case."""
     options, case, record = run.options, waiting.case, waiting.read.record
-    evaluation = _evaluate(case, waiting.prepared, prediction, options)
     if evaluation is not None:
         run.summary.evaluations[waiting.index] = evaluation
         log_case(options.purpose, waiting.index, evaluation.dices)

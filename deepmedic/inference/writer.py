@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,11 @@ from deepmedic.data.memory_order import in_file_order
 from deepmedic.data.nifti import VolumeHeader, to_native, write_volume
 from deepmedic.data.nifti_writer import Kind
 from deepmedic.files import write_text_atomically
+from deepmedic.inference.flow import Flow
 from deepmedic.inference.predictor import Prediction
 from deepmedic.inference.results import Record, ResultFiles, remove_other_results, write_record
 
 log = logging.getLogger(__name__)
-
-_CASES_WAITING = 2  # so that not more than a few volumes of probabilities are in memory
 
 
 @dataclass(frozen=True)
@@ -34,18 +33,27 @@ class CaseResults:
     record: Record
 
 
+def memory_of(prediction: Prediction) -> int:
+    """Bytes of the tensors of a prediction."""
+    tensors = [prediction.probabilities, prediction.segmentation, prediction.segmentation_everywhere]
+    return sum(
+        tensor.nbytes for tensor in (*tensors, *prediction.feature_maps.values(), *prediction.uncertainty.values())
+    )
+
+
 class ResultWriter:
     """Writes the files of cases in the background; a context manager that ends when all are written.
 
-    An error while writing is raised in the main thread, by the next `submit` or at the end.
+    An error while writing is raised by the next `submit` or at the end, that of the first case before those of others.
     """
 
-    def __init__(self, files: ResultFiles) -> None:
+    def __init__(self, files: ResultFiles, flow: Flow | None = None) -> None:
         self.files = files
-        self._cases = ThreadPoolExecutor(1, thread_name_prefix="results")
+        self._flow = flow or Flow()
+        self._cases = ThreadPoolExecutor(self._flow.writers, thread_name_prefix="results")
         # Compressing takes longer than computing on a fast GPU, and several images can be compressed at once.
-        self._images = ThreadPoolExecutor(min(4, os.cpu_count() or 1), thread_name_prefix="image")
-        self._pending: list[Future[None]] = []
+        self._images = ThreadPoolExecutor(self._flow.images, thread_name_prefix="image")
+        self._pending: deque[Future[list[Path]]] = deque()
 
     def __enter__(self) -> ResultWriter:
         return self
@@ -64,18 +72,22 @@ class ResultWriter:
             ResourceError: an earlier case could not be written.
             ModelError: probabilities of an earlier case are not finite.
         """
-        self._wait_until_at_most(_CASES_WAITING - 1)
+        self._wait_until_at_most(self._flow.cases_written(memory_of(results.prediction)) - 1)
         self._pending.append(self._cases.submit(self._write, results))
 
     def _wait_until_at_most(self, count: int, *, raise_errors: bool = True) -> None:
         while self._pending and (len(self._pending) > count or self._pending[0].done()):
-            error = self._pending.pop(0).exception()
+            written = self._pending.popleft()
+            error = written.exception()
             if error is not None and raise_errors:
                 raise error
             if error is not None:
                 log.error("%s", error)
+            for path in [] if error is not None else written.result():
+                log.debug("Image saved at: %s", path)
 
-    def _write(self, results: CaseResults) -> None:
+    def _write(self, results: CaseResults) -> list[Path]:
+        """Write the files of a case, between its two records, and return their paths."""
         remove_other_results(results.name, self.files)
         write_record(results.name, self.files, results.record)
         images = images_of(results.name, results.prediction, self.files)
@@ -87,8 +99,7 @@ class ResultWriter:
             write_text_atomically(path, text)
         paths = [*(path for path, _, _ in images), *texts]
         write_record(results.name, self.files, results.record, paths)
-        for path in paths:
-            log.debug("Image saved at: %s", path)
+        return paths
 
 
 def images_of(name: str, prediction: Prediction, files: ResultFiles) -> list[tuple[Path, torch.Tensor, Kind]]:

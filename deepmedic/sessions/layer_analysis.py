@@ -263,20 +263,20 @@ class _Held:
     def __init__(self, data: DataSet) -> None:
         self._data: CaseSource = data
         self._keeps = volume_bytes(data) <= memory_limit() // _SHARE_OF_MEMORY
-        self._kept: dict[int, PreparedCase] = {}
+        self._kept: dict[int, list[PreparedCase]] = {}
 
     @property
     def cases(self) -> Sequence[Case]:
         return self._data.cases
 
-    def load(self, index: int) -> PreparedCase:
-        case = self._kept.get(index) or self._data.load(index)
+    def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
+        case = self._kept.get(index) or self._data.read_each(index, needs)
         if self._keeps:
             self._kept[index] = case
         return case
 
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        return self._data.load_each(index, needs)
+    def tell(self, index: int) -> None:
+        self._data.tell(index)
 
 
 def described(similarity: Similarity) -> dict[str, Any]:

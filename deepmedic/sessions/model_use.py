@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
@@ -144,56 +144,63 @@ class ComparedWithTraining:
         self._model = model
         self._told = False
         """Whether foreign intensities were told of; they are commonly so in all cases."""
+        self._untold: dict[int, IntensityWarnings] = {}
 
     @property
     def cases(self) -> Sequence[Case]:
         return self._data.cases
 
-    def load(self, index: int) -> PreparedCase:
-        """Read and prepare one case, as the data set does.
+    def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
+        """Read one case and prepare it for several models, as the data set does; `tell` says what is unusual.
 
         Raises:
             DataError: its voxels cannot be used.
         """
-        prepared = self._data.load(index)
-        self._compare(prepared, self.cases[index])
+        prepared = self._data.read_each(index, needs)
+        self._untold[index] = intensity_warnings(prepared[0], self.cases[index], self._model)
         return prepared
 
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case and prepare it for several models, as the data set does.
-
-        Raises:
-            DataError: its voxels cannot be used.
-        """
-        prepared = self._data.load_each(index, needs)
-        self._compare(prepared[0], self.cases[index])
-        return prepared
-
-    def _compare(self, prepared: PreparedCase, case: Case) -> None:
-        self._told = warn_of_other_intensities(prepared, case, self._model, told=self._told)
+    def tell(self, index: int) -> None:
+        """Log what a user should know of a case that was read."""
+        self._data.tell(index)
+        if index in self._untold:
+            self._told = self._untold.pop(index).log(told=self._told)
 
 
-def warn_of_other_intensities(prepared: PreparedCase, case: Case, model: SavedModel, *, told: bool = False) -> bool:
-    """Warn if the channels of a case resemble those of training in another order, or not at all.
+@dataclass(frozen=True)
+class IntensityWarnings:
+    """What is unusual about the intensities of a case, beside those of training."""
+
+    order: str | None
+    """Its channels resemble those of training in another order."""
+    foreign: str | None
+    """They do not resemble them at all."""
+
+    def log(self, *, told: bool) -> bool:
+        """Warn; `told` leaves out foreign intensities. Returns whether these were told of, now or before."""
+        if self.order is not None:
+            log.warning("%s", self.order)
+        elif self.foreign is not None and not told:
+            log.warning("%s", self.foreign)
+            return True
+        return told
+
+
+def intensity_warnings(prepared: PreparedCase, case: Case, model: SavedModel) -> IntensityWarnings:
+    """Compare the channels of a case with those that a model was trained on.
 
     Args:
         prepared: the case.
         case: its files.
         model: what it is used with.
-        told: leave out the warning of foreign intensities.
-
-    Returns:
-        Whether foreign intensities were told of, now or before.
     """
     found, trained = intensity_fingerprint(prepared), model.data.intensities or []
     order = order_that_fits_better(found, trained)
     foreign = channels_unlike_training(found, trained)
-    if order is not None:
-        log.warning("%s", _other_order(case, order, model))
-    elif foreign and not told:
-        log.warning("%s", _foreign(prepared, foreign, model))
-        return True
-    return told
+    return IntensityWarnings(
+        None if order is None else _other_order(case, order, model),
+        _foreign(prepared, foreign, model) if foreign else None,
+    )
 
 
 def _other_order(case: Case, order: Sequence[int | None], model: SavedModel) -> str:

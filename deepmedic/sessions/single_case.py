@@ -32,8 +32,8 @@ from deepmedic.sessions.model_use import (
     ComparedWithTraining,
     choose_tiling,
     compare_with_training,
+    intensity_warnings,
     resolved_spacing,
-    warn_of_other_intensities,
 )
 
 log = logging.getLogger(__name__)
@@ -214,7 +214,9 @@ def _from_files(
     data = DataSet("inference", [case], [found], preprocessing, needs_of(model))
     for note in [*notes, *compare_with_training(data, model, refuse_other_spacing=True)]:
         log.warning("%s", note)
-    cases = ComparedWithTraining(data, model).load_each(0, [needs_of(one) for one in models])
+    source = ComparedWithTraining(data, model)
+    cases = source.read_each(0, [needs_of(one) for one in models])
+    source.tell(0)
     return cases, next(header for header in found.channels if header)
 
 
@@ -257,7 +259,7 @@ def _from_arrays(
     cases = [prepare_case(loaded, one.margins, preprocessing, one.segment) for one in needs]
     for note in [*dict.fromkeys(loaded.notes), *([warning] if warning else [])]:
         log.warning("%s", note)
-    warn_of_other_intensities(cases[0], loaded.case, models[0])
+    intensity_warnings(cases[0], loaded.case, models[0]).log(told=False)
     return cases, header
 
 

@@ -23,6 +23,7 @@ from deepmedic.inference import segment_cases as module
 from deepmedic.inference.case_prediction import predict_case
 from deepmedic.inference.evaluation import evaluate_case
 from deepmedic.inference.execution import InferenceSettings
+from deepmedic.inference.flow import Flow
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.inference.results import ResultFiles, RunIdentity
 from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
@@ -251,10 +252,10 @@ def test_image_smaller_than_a_tile(make_net, make_data, folder) -> None:
 def test_next_case_is_read_while_one_is_computed(make_net, make_data, monkeypatch) -> None:
     data = make_data()
     second_was_read = threading.Event()
-    load = data.load
+    read_each = data.read_each
 
-    def watched(index: int):
-        prepared = load(index)
+    def watched(index: int, needs):
+        prepared = read_each(index, needs)
         if index == 1:
             second_was_read.set()
         return prepared
@@ -263,7 +264,7 @@ def test_next_case_is_read_while_one_is_computed(make_net, make_data, monkeypatc
         assert second_was_read.wait(timeout=20)
         return predict_case(*arguments)
 
-    monkeypatch.setattr(data, "load", watched)
+    monkeypatch.setattr(data, "read_each", watched)
     monkeypatch.setattr(module, "predict_case", patient)
     assert len(segment_cases(make_net(), data, options()).computed) == 2
 
@@ -415,21 +416,146 @@ def test_an_interruption_loses_at_most_the_group(make_net, make_data, folder, pa
 def test_after_a_group_as_many_cases_are_read_ahead(make_net, make_data, monkeypatch, passes) -> None:
     """The second group is computed only when the whole third one was read."""
     data, last_was_read = make_data(12, size=(8, 7, 6)), threading.Event()
-    load = data.load
+    read_each = data.read_each
 
-    def watched(index: int):
+    def watched(index: int, needs):
         if index == 11:
             last_was_read.set()
-        return load(index)
+        return read_each(index, needs)
 
     def patient(*_: object) -> None:
         if len(passes) == 2:
             assert last_was_read.wait(timeout=20)
 
-    monkeypatch.setattr(data, "load", watched)
+    monkeypatch.setattr(data, "read_each", watched)
     summary = segment_cases(make_net(), data, replace(options(progress=patient), inference=ACROSS))
     assert len(summary.computed) == 12
     assert passes == [4, 4, 4]
+
+
+# Several cases in hand -----------------------------------------------------------------------------------------------
+
+SEVERAL = Flow(readers=3, scorers=3, writers=3, images=2, memory=2**30)
+
+
+def in_disorder(monkeypatch, data, place: str, count: int) -> list[int]:
+    """Let the reading or scoring of `count` cases begin in any order but end in the reverse one; what began."""
+    begun, ended = list[int](), [threading.Event() for _ in range(count + 1)]
+    ended[count].set()
+    real = data.read_each if place == "reading" else evaluate_case
+
+    def backwards(number: int, work):
+        begun.append(number)
+        assert ended[number + 1].wait(timeout=20)
+        try:
+            return work()
+        finally:
+            ended[number].set()
+
+    if place == "reading":
+        monkeypatch.setattr(data, "read_each", lambda index, needs: backwards(index, lambda: real(index, needs)))
+    else:
+        monkeypatch.setattr(
+            module, "evaluate_case", lambda name, *rest: backwards(int(name[-1]), lambda: real(name, *rest))
+        )
+    return begun
+
+
+@pytest.mark.parametrize("place", ["reading", "scoring"])
+def test_cases_in_hand_together_change_neither_results_nor_messages(
+    make_net, make_data, folder, tmp_path, monkeypatch, caplog, place
+) -> None:
+    net, data = make_net(), make_data(3)
+    caplog.set_level("INFO", "deepmedic")
+    expected = segment_cases(net, data, options(tmp_path / "one", data, scoring=ScoringConfig()))
+    lines = [line.rpartition(" in ")[0] for line in caplog.messages]
+    caplog.clear()
+    if place == "reading":
+        monkeypatch.setattr(Flow, "cases_ahead", lambda *_: 2)
+    begun = in_disorder(monkeypatch, data, place, 3)
+
+    summary = segment_cases(net, data, options(folder, data, scoring=ScoringConfig(), flow=SEVERAL))
+
+    assert sorted(begun) == [0, 1, 2]
+    assert [line.rpartition(" in ")[0] for line in caplog.messages] == lines
+    assert len(lines) == 3
+    assert (summary.computed, summary.rows) == (expected.computed, expected.rows)
+    assert list(summary.evaluations) == [0, 1, 2]
+    assert without_times(contents(folder)) == without_times(contents(tmp_path / "one"))
+
+
+def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if not name.startswith("logs")}
+
+
+def test_notes_come_in_the_order_of_the_cases_and_once(make_net, make_data, monkeypatch, tmp_path, caplog) -> None:
+    data = make_data(3)
+    for number in range(3):
+        path = tmp_path / "images" / f"case{number}_gt.nii.gz"
+        labels = nib.load(path)
+        nib.save(nib.Nifti1Image(np.asarray(labels.dataobj) + np.float32(1e-4), labels.affine), path)
+    data = replace(data, headers=make_data(3).headers)
+    monkeypatch.setattr(Flow, "cases_ahead", lambda *_: 2)
+    in_disorder(monkeypatch, data, "reading", 3)
+    segment_cases(make_net(), data, options(flow=SEVERAL))
+    segment_cases(make_net(), data, options())
+    assert [line.partition(": ")[0] for line in caplog.messages if "were off an integer" in line] == [
+        f"inference, case pred_case{number}" for number in range(3)
+    ]
+
+
+@pytest.mark.parametrize("damaged", [[1], [1, 2]])
+def test_with_several_readers_the_first_unusable_case_is_named(
+    make_net, make_data, folder, tmp_path, monkeypatch, damaged
+) -> None:
+    net, data = make_net(), make_data(4)
+    for number in damaged:
+        damage(tmp_path / "images" / f"case{number}_ch0.nii.gz")
+    monkeypatch.setattr(Flow, "cases_ahead", lambda *_: 3)
+    in_disorder(monkeypatch, data, "reading", 3)
+    with pytest.raises(DataError, match=r"case1_ch0\.nii\.gz"):
+        segment_cases(net, data, options(folder, data, flow=SEVERAL))
+    assert sorted(path.name for path in (folder / "predictions").glob("*_Segm*")) == ["pred_case0_Segm.nii.gz"]
+
+
+def test_after_an_error_in_scoring_no_later_case_is_finished(make_net, make_data, folder, monkeypatch, caplog) -> None:
+    data = make_data(3)
+    caplog.set_level("INFO", "deepmedic")
+    in_disorder(monkeypatch, data, "scoring", 3)
+    backwards = module.evaluate_case
+
+    def fails_at_second(name: str, *rest):
+        found = backwards(name, *rest)
+        if name == "pred_case1":
+            raise ResourceError("memory ran out")
+        return found
+
+    monkeypatch.setattr(module, "evaluate_case", fails_at_second)
+    with pytest.raises(ResourceError, match="memory ran out"):
+        segment_cases(make_net(), data, options(folder, data, flow=SEVERAL))
+    assert [path.name for path in (folder / "predictions").glob("*_Segm*")] == ["pred_case0_Segm.nii.gz"]
+    assert [line.partition(":")[0] for line in caplog.messages] == ["pred_case0"]
+
+
+def test_a_case_that_finds_no_memory_is_read_again_alone(make_net, make_data, monkeypatch) -> None:
+    data, reading, refused = make_data(4), set[int](), list[int]()
+    read_each = data.read_each
+
+    def short_of_memory(index: int, needs):
+        reading.add(index)
+        try:
+            if index == 2 and not refused:
+                refused.append(index)
+                raise MemoryError
+            assert index != 2 or reading == {2}
+            return read_each(index, needs)
+        finally:
+            reading.discard(index)
+
+    monkeypatch.setattr(data, "read_each", short_of_memory)
+    summary = segment_cases(make_net(), data, options(flow=SEVERAL))
+    assert refused == [2]
+    assert summary.computed == [f"pred_case{number}" for number in range(4)]
 
 
 @pytest.mark.skipif(not gzip_codecs.is_fast(), reason="needs the optional package isal")

@@ -14,9 +14,10 @@ from deepmedic.config.sections import OutputConfig
 from deepmedic.data.nifti import array_header
 from deepmedic.errors import ModelError
 from deepmedic.inference import writer as writer_module
+from deepmedic.inference.flow import Flow
 from deepmedic.inference.predictor import Prediction
 from deepmedic.inference.results import Record, ResultFiles
-from deepmedic.inference.writer import CaseResults, ResultWriter
+from deepmedic.inference.writer import CaseResults, ResultWriter, memory_of
 
 SIZE = (4, 3, 2)
 RECORD = Record({"format": 1, "model": "m", "settings": {}, "inputs": {}})
@@ -59,8 +60,10 @@ def test_equal_results_give_equal_bytes(files) -> None:
     assert contents[0] == contents[1]
 
 
-def save(files: ResultFiles, *cases: CaseResults, then: type[BaseException] | None = None) -> None:
-    with ResultWriter(files) as writer:
+def save(
+    files: ResultFiles, *cases: CaseResults, then: type[BaseException] | None = None, flow: Flow | None = None
+) -> None:
+    with ResultWriter(files, flow) as writer:
         for case in cases:
             writer.submit(case)
         if then is not None:
@@ -85,7 +88,19 @@ def test_an_error_of_the_block_is_not_replaced(files) -> None:
         save(files, results(value=float("nan")), then=KeyboardInterrupt)
 
 
-def test_few_cases_wait_in_memory(files, monkeypatch) -> None:
+MEMORY = memory_of(results().prediction)
+
+
+@pytest.mark.parametrize(
+    ("flow", "in_memory"),
+    [
+        (None, 2),
+        (Flow(writers=3, memory=100 * MEMORY), 4),
+        (Flow(writers=3, memory=3 * MEMORY), 3),
+        (Flow(writers=3, memory=MEMORY - 1), 2),
+    ],
+)
+def test_few_cases_wait_in_memory(files, monkeypatch, flow, in_memory) -> None:
     may_write, submitted = threading.Event(), []
     write_volume = writer_module.write_volume
 
@@ -94,10 +109,10 @@ def test_few_cases_wait_in_memory(files, monkeypatch) -> None:
         write_volume(*arguments)
 
     monkeypatch.setattr(writer_module, "write_volume", slow)
-    with ResultWriter(files) as writer:
+    with ResultWriter(files, flow) as writer:
 
         def submit_all() -> None:
-            for number in range(5):
+            for number in range(6):
                 writer.submit(results(f"case{number}"))
                 submitted.append(number)
 
@@ -107,6 +122,48 @@ def test_few_cases_wait_in_memory(files, monkeypatch) -> None:
         waiting = list(submitted)
         may_write.set()
         thread.join(timeout=20)
-    assert waiting == [0, 1]
-    assert submitted == [0, 1, 2, 3, 4]
+    assert waiting == list(range(in_memory))
+    assert submitted == [0, 1, 2, 3, 4, 5]
     assert all(files.record(f"case{number}").exists() for number in submitted)
+
+
+def test_several_cases_are_written_at_once_and_told_of_in_order(files, monkeypatch, caplog) -> None:
+    """No case is finished before the last one has begun."""
+    write_volume, begun, last = writer_module.write_volume, set(), threading.Event()
+
+    def together(path, *rest) -> None:
+        begun.add(path.name.partition("_")[0])
+        if len(begun) == 3:
+            last.set()
+        assert last.wait(timeout=20)
+        write_volume(path, *rest)
+
+    monkeypatch.setattr(writer_module, "write_volume", together)
+    with caplog.at_level("DEBUG", "deepmedic"), ResultWriter(files, Flow(writers=3, memory=2**30, images=12)) as writer:
+        for name in ("c", "a", "b"):
+            writer.submit(results(name))
+    told = [line.rpartition("/")[2].partition("_")[0] for line in caplog.messages if "Image saved at" in line]
+    assert told == ["c"] * 4 + ["a"] * 4 + ["b"] * 4
+
+
+def test_of_several_errors_that_of_the_first_case_is_raised(files, monkeypatch) -> None:
+    second_failed = threading.Event()
+    write_volume = writer_module.write_volume
+
+    def later(path, *rest) -> None:
+        if path.name.startswith("a_"):
+            assert second_failed.wait(timeout=20)
+        try:
+            write_volume(path, *rest)
+        finally:
+            if path.name.startswith("b_"):
+                second_failed.set()
+
+    monkeypatch.setattr(writer_module, "write_volume", later)
+    with pytest.raises(ModelError, match="a_ProbMapClass2"):
+        save(
+            files,
+            results("a", float("nan")),
+            results("b", float("nan")),
+            flow=Flow(writers=2, memory=2**30, images=8),
+        )
