@@ -7,7 +7,7 @@ epoch, four sub-epochs, with a `memoryBudget` that holds only some of the volume
 session begins (listing files and headers of all subjects are checked before) and of the whole command without imports,
 both of processor time, so that other programs do not count, and the peak of resident memory (RSS) above that of the
 imports alone. The options give the largest number of each kind, 0 leaves a kind out; the full range is
-`--subjects 10000 --size 512 --channels 64 --classes 256`. Writes `scale.json` and one plot per kind (with matplotlib).
+`--subjects 10000 --size 512 --channels 64 --classes 256`. Writes `scale.json` and `scale.png` (with matplotlib).
 """
 
 from __future__ import annotations
@@ -203,27 +203,31 @@ def run(study: Study) -> Measured:
         shutil.rmtree(folder)
 
 
-def plot(kind: str, results: list[tuple[Study, Measured]], path: Path) -> None:
-    """Time and memory against the numbers of one kind."""
+def plot(results: dict[str, list[tuple[Study, Measured]]], path: Path) -> None:
+    """Time and memory against the numbers of each kind, one column for each."""
     with drawing():
-        figure = new_figure(6.4, 2.8, "constrained")
-        time_axes, memory_axes = figure.subplots(1, 2)
-        values = [study.size**3 / 1e6 if kind == "size" else getattr(study, kind) for study, _ in results]
-        measured = [found for _, found in results]
-        seconds = {
-            "whole training": [found.seconds for found in measured],
-            "until it begins": [found.until_session for found in measured],
-        }
-        memory = {
-            "peak": [found.peak / MIB for found in measured],
-            "memoryBudget": [study.budget / MIB for study, _ in results],
-        }
-        panels = ((time_axes, seconds, "seconds of processor time"), (memory_axes, memory, "MiB above the imports"))
-        for axes, curves, title in panels:
-            for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
-                axes.plot(values, curve, marker="o", color=colour, label=name)
-            axes.set(xlabel=NAMES[kind], ylabel=title, xlim=(0, None), ylim=(0, None))
-            axes.legend()
+        figure = new_figure(3.1 * len(results), 5.0, "constrained")
+        axes = figure.subplots(2, len(results), squeeze=False)
+        for column, (kind, of_kind) in enumerate(results.items()):
+            values = [study.size**3 / 1e6 if kind == "size" else getattr(study, kind) for study, _ in of_kind]
+            measured = [found for _, found in of_kind]
+            seconds = {
+                "whole training": [found.seconds for found in measured],
+                "until it begins": [found.until_session for found in measured],
+            }
+            memory = {
+                "peak": [found.peak / MIB for found in measured],
+                "memoryBudget": [study.budget / MIB for study, _ in of_kind],
+            }
+            for panel, curves in ((axes[0, column], seconds), (axes[1, column], memory)):
+                for (name, curve), colour in zip(curves.items(), COLOURS, strict=False):
+                    panel.plot(values, curve, marker="o", markersize=3, color=colour, label=name)
+                panel.set(xlim=(0, None), ylim=(0, None))
+                panel.set_xlabel(NAMES[kind])
+        axes[0, 0].set_ylabel("seconds of processor time")
+        axes[1, 0].set_ylabel("MiB above the imports")
+        axes[0, 0].legend()
+        axes[1, 0].legend()
         save_figure(figure, path)
 
 
@@ -253,8 +257,7 @@ def main() -> None:
         {**asdict(study), "budget": study.budget, **asdict(found)} for kind in results.values() for study, found in kind
     ]
     (arguments.output / "scale.json").write_text(json.dumps({**machine, "results": rows}, indent=2) + "\n")
-    for kind, of_kind in results.items():
-        plot(kind, of_kind, arguments.output / f"scale_{kind}.png")
+    plot(results, arguments.output / "scale.png")
     print(f"Written: {arguments.output}")
 
 

@@ -1,13 +1,13 @@
 """How many scans a second does an inference segment, from `.nii.gz` to `.nii.gz`, and what limits it?
 
     python benchmarks/stream.py [--device cuda] [--precision bf16] [--scans 64] [--probability-maps]
-        [--channels FLAIR.nii.gz T1C.nii.gz --roi MASK.nii.gz] [--readers N] [--writers N] [--images N]
-        [--without-network [SECONDS]] [--cores 16] [--output results.json]
+        [--channels FLAIR.nii.gz T1C.nii.gz --roi MASK.nii.gz] [--size 240 240 155] [--readers N] [--writers N]
+        [--images N] [--without-network [SECONDS]] [--cores 16] [--output results.json]
 
-The default three-pathway model segments copies of one case: the files given, or noise of 240 x 240 x 155 voxels within
-an ellipsoid. Everything is done that a session does: files read to their checksums, normalised, predicted, written,
-synced, read back, recorded. First the parts are measured alone, in one thread each: reading, computing, writing. Then
-all together, with as many threads as a session would take on this machine, or as the options say.
+The default three-pathway model segments copies of one case: the files given, or noise within an ellipsoid. Everything is
+done that a session does: files read to their checksums, normalised, predicted, written, synced, read back, recorded.
+First the parts are measured alone, in one thread each: reading, computing, writing. Then all together, with as many
+threads as a session would take on this machine, or as the options say.
 
 `--without-network` puts a wait in the place of the network, of that many seconds a scan (0 if none are named; 0.06 is
 what an H200 is to take), and a copy of one prediction, as from the memory of a GPU: so it shows what the files allow.
@@ -84,12 +84,12 @@ class Clock:
         return timed
 
 
-def generated(folder: Path) -> tuple[list[Path], Path]:
+def generated(folder: Path, size: tuple[int, int, int]) -> tuple[list[Path], Path]:
     """Two channels of noise and an ellipsoid as ROI."""
-    axes = np.meshgrid(*(np.linspace(-1, 1, length, dtype=np.float32) for length in SIZE), indexing="ij")
+    axes = np.meshgrid(*(np.linspace(-1, 1, length, dtype=np.float32) for length in size), indexing="ij")
     inside = sum(axis**2 for axis in axes) < 0.55
     random = np.random.default_rng(0)
-    images = {f"channel{number}": random.normal(size=SIZE).astype(np.float32) * inside for number in range(2)}
+    images = {f"channel{number}": random.normal(size=size).astype(np.float32) * inside for number in range(2)}
     for name, values in {**images, "roi": inside.astype(np.uint8)}.items():
         nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii.gz")
     return [folder / f"{name}.nii.gz" for name in images], folder / "roi.nii.gz"
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32", "bf16"])
     parser.add_argument("--scans", type=int, default=32)
+    parser.add_argument("--size", type=int, nargs=3, default=SIZE, help="voxels of a generated case")
     parser.add_argument("--channels", type=Path, nargs="+")
     parser.add_argument("--roi", type=Path)
     parser.add_argument("--probability-maps", action="store_true", help="write one map per class beside the labels")
@@ -206,7 +207,9 @@ def main() -> None:
     device = torch.device(arguments.device)
     with tempfile.TemporaryDirectory(prefix="stream") as temporary:
         folder = Path(temporary)
-        channels, roi = generated(folder) if arguments.roi is None else (arguments.channels, arguments.roi)
+        channels, roi = (
+            generated(folder, arguments.size) if arguments.roi is None else (arguments.channels, arguments.roi)
+        )
         net = make_network(len(channels), device)
         segment = (45, 45, 45)
         needs = CaseNeeds(CLASSES, net.architecture.margins(segment), segment, len(channels))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,13 @@ def spacing(affine: np.ndarray) -> tuple[float, float, float]:
 
 def axis_codes(affine: np.ndarray) -> str:
     """Direction to which each array axis points most, for instance "RAS"."""
-    return "".join(nib.aff2axcodes(affine))
+    return _axis_codes_of(affine.tobytes(), affine.dtype)
+
+
+@lru_cache(maxsize=1024)
+def _axis_codes_of(affine: bytes, dtype: np.dtype[Any]) -> str:
+    """Many images have one affine, those of a case at least, and the codes take a decomposition of it."""
+    return "".join(nib.aff2axcodes(np.frombuffer(affine, dtype).reshape(4, 4)))
 
 
 def corner_distance(first: np.ndarray, second: np.ndarray, shape: Size3) -> float:

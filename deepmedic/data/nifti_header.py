@@ -6,7 +6,10 @@ Formats: NIfTI-1 (nifti1.h, https://nifti.nimh.nih.gov/nifti-1) and NIfTI-2 (nif
 from __future__ import annotations
 
 import math
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -281,9 +284,15 @@ def _check_file_size(path: Path, start: FileStart, total: int, declared: str) ->
 def _check_memory(path: Path, shape: Size3, stored: int, *, scaled: bool) -> None:
     voxels = math.prod(shape)
     needed = stored + voxels * (4 + 8 * scaled)
-    allowed = memory_limit()
+    allowed = _asked_once_a_second(int(time.monotonic()), memory_limit)
     if needed > allowed:
         raise ResourceError(
             f"{path}: reading this volume of {' x '.join(map(str, shape))} voxels takes {bytes_as_text(needed)} of "
             f"memory, and {bytes_as_text(allowed)} is the limit here. Crop or resample it, or use a larger machine."
         )
+
+
+@lru_cache(maxsize=1)
+def _asked_once_a_second(second: int, limit: Callable[[], int]) -> int:
+    """The memory limit, which takes as long to find out as all else about a header; there may be 100,000 of them."""
+    return limit()

@@ -34,13 +34,21 @@ class Flow:
     """Bytes for cases read ahead, and as many again for results; the least of cases are in hand even with 0."""
 
     @classmethod
-    def of(cls, device: torch.device, cores: int | None = None, memory: int | None = None) -> Flow:
+    def of(
+        cls,
+        device: torch.device,
+        cores: int | None = None,
+        memory: int | None = None,
+        *,
+        beside_training: bool = False,
+    ) -> Flow:
         """As fits a device: a GPU is fed by half the processor cores; on a CPU nearly all of them compute.
 
         Args:
             device: what computes.
             cores: processor cores that this process may use; None: asked of the system.
             memory: bytes that this process may use; None: asked of the system.
+            beside_training: a training has volumes in memory too, so that a quarter as much is taken.
         """
         cores = usable_cores() if cores is None else cores
         memory = memory_limit() if memory is None else memory
@@ -50,7 +58,7 @@ class Flow:
             scorers=_between(1, feeding // 4, _MOST_THREADS),
             writers=_between(1, feeding // 4, _MOST_THREADS),
             images=_between(min(4, cores), feeding // 2, _MOST_IMAGES),
-            memory=memory // _SHARE_OF_MEMORY,
+            memory=memory // _SHARE_OF_MEMORY // (4 if beside_training else 1),
         )
 
     @property

@@ -134,7 +134,7 @@ def segment_cases(
     for index, results in existing.items():
         _keep(index, data.cases[index], results, options, summary)
     remaining = [index for index in indices if index not in existing]
-    flow = options.flow or Flow.of(options.inference.device)
+    flow = options.flow or Flow.of(options.inference.device, beside_training=options.purpose == "Validation")
     with ExitStack() as stack:
         writer = None
         if options.saving is not None:

@@ -1,7 +1,8 @@
 """Runs command lines in forked copies of one process that has imported everything once: a kill costs no start-up.
 
-Reads a JSON object per line from stdin: `words`, `fault` (see `sitecustomize.py`) and `output`, a file for everything
-that the command prints; answers with the process id, then with the exit code, negative for a signal.
+Reads a JSON object per line from stdin: `words`, `fault` (see `sitecustomize.py`), `at_once`, the cases of an inference
+that are read, scored and written at once (0: as fits the machine), and `output`, a file for everything that the command
+prints; answers with the process id, then with the exit code, negative for a signal.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sitecustomize
 import torch
 
 from deepmedic import cli
+from deepmedic.inference.flow import Flow
 from deepmedic.sessions import check, testing, training  # noqa: F401 - so that no copy has to import them
 
 
@@ -40,6 +42,9 @@ def _run(request: dict) -> None:
     sitecustomize._MODE, *sitecustomize._WORDS[:] = request["fault"].split(":")
     # A process that is killed loses nothing of what it wrote, so nothing need really be synced.
     os.fsync = sitecustomize._watched("os.fsync", lambda descriptor: None, sitecustomize._path_of)
+    if count := request["at_once"]:
+        flow = Flow(readers=count, scorers=count, writers=count, images=count, memory=2**30)
+        Flow.of = lambda *_, **__: flow  # type: ignore[method-assign]
     code = cli.main(request["words"])
     sys.stdout.flush()
     os._exit(code)

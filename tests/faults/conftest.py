@@ -44,13 +44,14 @@ class CommandServer:
         self._outputs = outputs
         self._count = 0
 
-    def start(self, *words: Any, fault: str = "") -> int:
+    def start(self, *words: Any, fault: str = "", at_once: int = 0) -> int:
         """Start a command and return its process id; `wait` must follow."""
         self._count += 1
         self._output.touch()
         request = {
             "words": [str(word) for word in (*words, "-dev", "cpu")],
             "fault": fault,
+            "at_once": at_once,
             "output": str(self._output),
         }
         assert self._process.stdin is not None
@@ -80,8 +81,8 @@ class CommandServer:
             os.kill(pid, number)
         return self.wait()
 
-    def run(self, *words: Any, fault: str = "") -> Ended:
-        self.start(*words, fault=fault)
+    def run(self, *words: Any, fault: str = "", at_once: int = 0) -> Ended:
+        self.start(*words, fault=fault, at_once=at_once)
         return self.wait()
 
     def close(self) -> None:

@@ -112,18 +112,20 @@ def test_kill_while_a_checkpoint_is_written(study, server, undisturbed, event, c
     assert_same(outcome_of(study, study.out), dict(undisturbed))
 
 
-@pytest.mark.parametrize("count", [1, 4, 7])
-def test_kill_while_results_are_written(study, server, count):
+@pytest.mark.parametrize(("count", "at_once"), [(1, 0), (4, 0), (7, 0), (2, 3), (5, 3), (8, 3), (11, 3)])
+def test_kill_while_results_are_written(study, server, count, at_once):
+    """Of three cases one after the other, or all at once; a case has four renames."""
     assert server.run("-newModel", study.folder / "model.cfg").code == 0
     [model] = (study.out / "cnnModels").glob("*.save")
     study.list_cases("val", [0, 1, 2])
     config = study.test(folderForOutput="undisturbed", saveProbMapsForEachClass=[False, True, False])
     assert server.run("-test", config, "-model", model).code == 0
     command = ["-test", study.test(saveProbMapsForEachClass=[False, True, False]), "-model", model]
-    assert server.run(*command, fault=f"kill:os.replace:{count}:predictions").code == KILLED
-    ended = server.run(*command)
+    assert server.run(*command, fault=f"kill:os.replace:{count}:predictions", at_once=at_once).code == KILLED
+    ended = server.run(*command, at_once=at_once)
     assert ended.code == 0, ended.printed
-    assert ("0 kept from before" in ended.printed) == (count < 5)
+    if not at_once:
+        assert ("0 kept from before" in ended.printed) == (count < 5)
     found = contents(study.out / "predictions")
     assert found == contents(study.folder / "undisturbed" / "predictions")
 

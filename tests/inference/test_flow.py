@@ -10,6 +10,7 @@ GIB = 2**30
 
 def test_a_gpu_is_fed_by_half_the_cores_and_no_more_than_eight_threads() -> None:
     assert Flow.of(GPU, 16, 128 * GIB) == Flow(readers=8, scorers=4, writers=4, images=8, memory=32 * GIB)
+    assert Flow.of(GPU, 16, 128 * GIB, beside_training=True).memory == 8 * GIB
     assert Flow.of(GPU, 128, 4 * GIB) == Flow(readers=8, scorers=8, writers=8, images=16, memory=GIB)
     assert Flow.of(GPU, 1, 4 * GIB) == Flow(readers=1, scorers=1, writers=1, images=1, memory=GIB)
 
