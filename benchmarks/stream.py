@@ -4,10 +4,10 @@
         [--channels FLAIR.nii.gz T1C.nii.gz --roi MASK.nii.gz] [--size 240 240 155] [--readers N] [--writers N]
         [--images N] [--without-network [SECONDS]] [--cores 16] [--output results.json]
 
-The default three-pathway model segments copies of one case: the files given, or noise within an ellipsoid. Everything is
-done that a session does: files read to their checksums, normalised, predicted, written, synced, read back, recorded.
-First the parts are measured alone, in one thread each: reading, computing, writing. Then all together, with as many
-threads as a session would take on this machine, or as the options say.
+The default three-pathway model segments copies of one case: the files given, or noise within an ellipsoid. All is done
+that a session does: files read to their checksums, normalised, predicted, written, synced, read back, recorded. First
+the parts are measured alone, in one thread each: reading, computing, writing. Then all together, with as many threads
+as a session would take on this machine, or as the options say.
 
 `--without-network` puts a wait in the place of the network, of that many seconds a scan (0 if none are named; 0.06 is
 what an H200 is to take), and a copy of one prediction, as from the memory of a GPU: so it shows what the files allow.
