@@ -17,12 +17,11 @@ from deepmedic import geometry
 from deepmedic.config.architecture import ActivationName, Padding
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError
+from deepmedic.model import rows
 
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
 _SMALLEST_DROPOUT_RATE = 0.001
 _ALL_CHANNELS = slice(None)
-_FEW_CHANNELS = 16
-"""Below so many, torch's kernels for images stored channels-last do not use the width of a CPU's registers."""
 
 
 class Bias(nn.Module):
@@ -121,22 +120,18 @@ def constant_as_zero(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
 
 def _mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and biased variance of each channel, [C] each."""
-    if images.device.type != "cpu":
-        variance, mean = torch.var_mean(images, dim=_ALL_BUT_CHANNELS, correction=0)
-        return mean, variance
-    # torch.var_mean takes three times as long on a CPU as these plain sums, which are as accurate (pairwise summation).
-    # Subtracting one voxel of each channel first makes channels that are constant exactly so.
-    voxels = images.numel() // images.shape[1]
-    reference = images[:1, :, :1, :1, :1]
-    deviations = images - reference
-    shift = deviations.sum(dim=_ALL_BUT_CHANNELS) / voxels
-    deviations -= shift.view(1, -1, 1, 1, 1)
-    return reference.flatten() + shift, deviations.square_().sum(dim=_ALL_BUT_CHANNELS) / voxels
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():  # which cannot take the kernel used there
+        return rows.mean_and_variance(images)
+    variance, mean = torch.var_mean(images, dim=_ALL_BUT_CHANNELS, correction=0)
+    return mean, variance
 
 
 def _normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     # Variance 0 marks a constant channel; what differs from its mean would be blown up by 1 / sqrt(epsilon).
     gamma = torch.where(variance > 0, gamma, 0.0)
+    if images.device.type == "cpu" and images.dtype == gamma.dtype and not gamma.requires_grad:
+        scale = gamma * (variance + epsilon).rsqrt()
+        return rows.affine(images, scale, beta - mean * scale)
     return functional.batch_norm(images, mean, variance, gamma, beta, training=False, eps=epsilon)
 
 
@@ -160,8 +155,8 @@ class _NormalizeByBatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, gamma, mean, inverse_std = ctx.saved_tensors
-        if images.device.type == "cpu" and images.shape[1] < _FEW_CHANNELS:
-            return *_gradients_of_few_channels(gradient, images, gamma, mean, inverse_std), None, None, None
+        if images.device.type == "cpu" and images.dtype == gradient.dtype == gamma.dtype:
+            return *_gradients_on_cpu(gradient, images, gamma, mean, inverse_std), None, None, None
         needed = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_batch_norm_backward(
             gradient, images, gamma, None, None, mean, inverse_std, True, ctx.epsilon, needed
@@ -169,22 +164,18 @@ class _NormalizeByBatch(torch.autograd.Function):
         return *gradients, None, None, None
 
 
-def _gradients_of_few_channels(
+def _gradients_on_cpu(
     gradient: Tensor, images: Tensor, gamma: Tensor, mean: Tensor, inverse_std: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients for images, gamma and beta: plain sums, a third of the time of torch's own kernel on a CPU."""
-
-    def per_channel(values: Tensor) -> Tensor:
-        return values.to(images.dtype).view(1, -1, 1, 1, 1)
-
+    """Gradients for images, gamma and beta."""
     voxels = images.numel() // images.shape[1]
-    deviations = images - per_channel(mean)
-    of_beta = gradient.sum(dim=_ALL_BUT_CHANNELS)
-    of_gamma = (gradient * deviations).sum(dim=_ALL_BUT_CHANNELS) * inverse_std
+    of_beta, products = rows.sums_with_deviations(gradient, images, mean)
+    of_gamma = products * inverse_std
     scale = gamma * inverse_std
-    of_images = deviations.mul_(per_channel(-scale * inverse_std * of_gamma / voxels))
-    of_images.addcmul_(gradient, per_channel(scale)).sub_(per_channel(scale * of_beta / voxels))
-    return of_images, of_gamma, of_beta
+    # scale * (gradient - mean of gradient - deviation / std * mean of (gradient * deviation / std))
+    of_deviations = -scale * inverse_std * of_gamma / voxels
+    constant = -scale * of_beta / voxels - of_deviations * mean
+    return rows.weighted_sum(images, of_deviations, gradient, scale, constant), of_gamma, of_beta
 
 
 class PReLU(nn.Module):
@@ -204,21 +195,18 @@ class PReLU(nn.Module):
 
 
 class _RectifyOnCpu(torch.autograd.Function):
-    """`functional.prelu` with the same numbers, whose own backward pass is several times as slow on a CPU."""
+    """`functional.prelu` with the same numbers, which is several times as slow on a CPU."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, alpha: Tensor) -> Tensor:
         ctx.save_for_backward(images, alpha)
-        return functional.prelu(images, alpha)
+        return rows.prelu(images, alpha)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         images, alpha = ctx.saved_tensors
-        of_positive = torch.ops.aten.threshold_backward(gradient, images, 0)
-        of_negative = gradient - of_positive
-        slope = (of_negative * images).sum(dim=_ALL_BUT_CHANNELS)
-        return torch.addcmul(of_positive, of_negative, alpha.view(1, -1, 1, 1, 1)), slope
+        return rows.gradients_of_prelu(gradient, images, alpha)
 
 
 def build_activation(name: ActivationName, channels: int) -> nn.Module:
