@@ -17,7 +17,7 @@ from deepmedic import geometry
 from deepmedic.config.architecture import ActivationName, Padding
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError
-from deepmedic.model import rows
+from deepmedic.model import cpu_convolution, rows
 
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
 _SMALLEST_DROPOUT_RATE = 0.001
@@ -189,24 +189,8 @@ class PReLU(nn.Module):
         """`channels`: those of the layer that `images` holds."""
         alpha = self.prelu_alpha[channels].to(images.dtype)
         if images.device.type == "cpu":
-            rectified: Tensor = _RectifyOnCpu.apply(images, alpha)
-            return rectified
+            return rows.prelu(images, alpha)
         return functional.prelu(images, alpha)
-
-
-class _RectifyOnCpu(torch.autograd.Function):
-    """`functional.prelu` with the same numbers, which is several times as slow on a CPU."""
-
-    @staticmethod
-    def forward(ctx: Any, images: Tensor, alpha: Tensor) -> Tensor:
-        ctx.save_for_backward(images, alpha)
-        return rows.prelu(images, alpha)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        images, alpha = ctx.saved_tensors
-        return rows.gradients_of_prelu(gradient, images, alpha)
 
 
 def build_activation(name: ActivationName, channels: int) -> nn.Module:
@@ -281,6 +265,18 @@ class Convolution(nn.Module):
         """
         return _convolve(images, scaled(self.weight[:, channels], scale), padding or self.padding)
 
+    def with_bias(self, images: Tensor, bias: Tensor, scale: float = 1.0, padding: Padding | None = None) -> Tensor:
+        """Convolve (`images` + `bias`) times `scale`, `bias` being [in]; not for padding with zeros.
+
+        What is added to all voxels of a channel adds the same to all voxels of the result. Taking it there instead
+        spares the gradient for the images, where these are no feature maps but the input of the network.
+        """
+        padding = padding or self.padding
+        if padding == "zero":
+            raise ValueError("padding with zeros: what is added to the images is not the same for all voxels")
+        weight = scaled(self.weight, scale)
+        return _convolve(images, weight, padding, (weight.sum(dim=(2, 3, 4)) * bias).sum(dim=1))
+
 
 class LowRankConvolution(nn.Module):
     """Three groups of planar kernels, in the planes xy, yz and xz, each for a third of the output channels.
@@ -325,8 +321,11 @@ def scaled(weight: Tensor, scale: float) -> Tensor:
     return weight if scale == 1.0 else weight * scale
 
 
-def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
-    """Cross-correlate [B, in, x, y, z] with [out, in, x, y, z]; padding keeps the size, the odd voxel goes after."""
+def _convolve(images: Tensor, weight: Tensor, padding: Padding, bias: Tensor | None = None) -> Tensor:
+    """Cross-correlate [B, in, x, y, z] with [out, in, x, y, z] and add `bias`, [out].
+
+    Padding keeps the size, the odd voxel goes after.
+    """
     # Repeated at each layer: torch convolves images of few voxels or channels by other means, which lose the layout.
     images = fast_layout(images)
     _, _, width, height, depth = weight.shape
@@ -335,19 +334,22 @@ def _convolve(images: Tensor, weight: Tensor, padding: Padding) -> Tensor:
         images = _mirror_pad(images, (x, y, z))
     elif padding == "zero":
         images = functional.pad(images, (*z, *y, *x))
+    if cpu_convolution.is_possible(images, weight):
+        return cpu_convolution.convolve(images, weight, bias)
     if images.device.type == "cpu" and not torch.is_grad_enabled() and torch.backends.mkldnn.is_available():
-        return _convolve_by_onednn(images, weight)
-    return functional.conv3d(images, weight)
+        return _convolve_by_onednn(images, weight, bias)
+    return functional.conv3d(images, weight, bias)
 
 
-def _convolve_by_onednn(images: Tensor, weight: Tensor) -> Tensor:
+def _convolve_by_onednn(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """`functional.conv3d`, which takes a slower way for single images of few rows; inference has many of those."""
     if torch.is_autocast_enabled("cpu"):
         autocast_type = torch.get_autocast_dtype("cpu")
         images, weight = images.to(autocast_type), weight.to(autocast_type)
+        bias = None if bias is None else bias.to(autocast_type)
     if images.dtype not in (torch.float32, torch.bfloat16):
-        return functional.conv3d(images, weight)
-    result: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, None, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
+        return functional.conv3d(images, weight, bias)
+    result: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return result
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepmedic import geometry
-from deepmedic.config.architecture import Architecture, Pathway
+from deepmedic.config.architecture import Architecture, Padding, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.model import fusion
 from deepmedic.model.fusion import BlockLayers
@@ -52,11 +52,20 @@ class Block(nn.Module):
         """Apply the layers; `unpadded`: leave out the padding of the convolution."""
         if isinstance(images, PathwayOutputs):
             return fusion.apply_block(self._layers(), images, unpadded=unpadded)
+        padding: Padding | None = "valid" if unpadded else None
+        first, convolution = self.normalization, self.convolution
+        if isinstance(first, Bias) and isinstance(convolution, Convolution) and self._spares_a_gradient(images):
+            return convolution.with_bias(images, first.bias, scale=self.dropout.scale, padding=padding)
         activated = self.activation(self.normalization(images))
-        padding = "valid" if unpadded else None
         if self.dropout.draws:
             return self.convolution(self.dropout(activated), padding=padding)
         return self.convolution(activated, scale=self.dropout.scale, padding=padding)
+
+    def _spares_a_gradient(self, images: Tensor) -> bool:
+        """Whether to add the bias after the convolution: the layer is linear up to there, and trained on a CPU."""
+        linear = isinstance(self.activation, nn.Identity) and not self.dropout.draws
+        possible = linear and self.convolution.padding != "zero" and images.device.type == "cpu"
+        return possible and torch.is_grad_enabled() and not images.requires_grad
 
     def prefers(self, outputs: PathwayOutputs) -> bool:
         """Whether the block is best given `outputs` as they are, not at full resolution."""
