@@ -18,6 +18,7 @@ from deepmedic.config.architecture import ActivationName, Padding
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError
 from deepmedic.model import cpu_convolution, rows
+from deepmedic.model.random_masks import random_mask
 
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
 _SMALLEST_DROPOUT_RATE = 0.001
@@ -236,7 +237,9 @@ class Dropout(nn.Module):
         kept = 1.0 - self.rate
         if not self.training:
             return images * kept
-        # Comparing in place makes a mask of ones and zeros in less than half the time of drawing it by bernoulli_.
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():
+            mask = rows.as_images(random_mask(images.numel(), kept), images)
+            return images * mask.to(images.dtype)
         return images * torch.rand_like(images, dtype=torch.float32).lt_(kept).to(images.dtype)
 
     def extra_repr(self) -> str:
