@@ -14,6 +14,7 @@ from random_architectures import ACTIVATIONS, random_inputs, small_architecture,
 from torch import Tensor
 
 from deepmedic.config.architecture import Architecture, Pathway
+from deepmedic.config.options import Size3
 from deepmedic.model import fusion
 from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
@@ -298,3 +299,18 @@ def example_outputs() -> PathwayOutputs:
 def fc_input_sizes(architecture: Architecture, segment) -> list[tuple[int, int, int]]:
     sizes = architecture.input_sizes(segment)
     return [pathway.output_size(size) for pathway, size in zip(architecture.parallel, sizes, strict=True)]
+
+
+@pytest.mark.parametrize("skip", [(0, 0, 0), (1, 0, 2), (2, 1, 0)])
+@pytest.mark.parametrize("factor", [(3, 3, 3), (3, 1, 5), (1, 2, 3)])
+def test_repeating_on_a_cpu_and_its_gradient(factor: Size3, skip: Size3) -> None:
+    cells = torch.randn(1, 2, 4, 3, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    skip = tuple(min(first, times - 1) for first, times in zip(skip, factor, strict=True))
+    size = tuple(count * times - 1 - first for count, times, first in zip((4, 3, 4), factor, skip, strict=True))
+    expected = cells
+    for axis, times in enumerate(factor, 2):
+        expected = expected.repeat_interleave(times, dim=axis)
+    box = tuple(slice(first, first + length) for first, length in zip(skip, size, strict=True))
+    expected = expected[(..., *box)]
+    assert torch.equal(repeat(cells, factor, size, skip), expected)
+    assert torch.autograd.gradcheck(lambda values: repeat(values, factor, size, skip), cells.requires_grad_())
