@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +31,7 @@ from deepmedic.analysis.features import (
     stream_features,
 )
 from deepmedic.analysis.learning_curve import LearningCurve, learning_curve
-from deepmedic.analysis.recommendation import Recommendation, recommend
+from deepmedic.analysis.recommendation import Recommendation, Schedule, recommend
 from deepmedic.analysis.scores import Confusions, Interval, interval
 from deepmedic.analysis.taps import hidden_layers
 from deepmedic.analysis.transferability import LayerComparison, compare_layer, score_layer
@@ -59,6 +60,7 @@ class AnalysisSettings:
     precision: Precision = "float32"
     memory: int | None = None
     """Bytes that the features of all voxels may take; None: no limit."""
+    schedule: Schedule = field(default_factory=Schedule)
 
     @property
     def seed(self) -> int:
@@ -92,6 +94,10 @@ class ModelAnalysis:
     as_it_is: Interval | None
     """Dice of the model's own predictions on sampled voxels; None if its classes are others."""
     recommendation: Recommendation
+    segments_per_epoch: int
+    """Of the advised training."""
+    passes: float
+    """How often the advised training predicts each labelled voxel that it can reach, on average."""
 
     @property
     def rank_key(self) -> tuple[float, float]:
@@ -111,6 +117,8 @@ class ModelAnalysis:
             "evidence": self.evidence.to_plain(),
             "ccfv": self.ccfv,
             "asItIs": None if self.as_it_is is None else self.as_it_is.to_plain(),
+            "segmentsPerEpoch": self.segments_per_epoch,
+            "passes": self.passes,
             "learningCurve": self.curve.to_plain(),
             "domainShift": self.shift.to_plain(),
             "layers": [one.to_plain() for one in self.layers],
@@ -183,8 +191,12 @@ def _concluded(
         own = Confusions.of(predicted, bank.labels, bank.subject_of, bank.subjects, bank.classes)
         as_it_is = interval(own.foreground_dice(), settings.seed)
     architecture = candidate.start.architecture
-    advice = recommend(evidence, curve, architecture, settings.smallest_gain, as_it_is)
-    return ModelAnalysis(candidate, tuple(comparisons), evidence, curve, shift, as_it_is, advice)
+    advice = recommend(evidence, curve, architecture, settings.schedule, as_it_is)
+    segments = settings.schedule.segments_per_epoch
+    output = math.prod(architecture.output_size(candidate.start.config.segment_size_train))
+    passes = sum(phase.epochs for phase in advice.phases) * segments * output / float(bank.stands_for.sum())
+    layers = tuple(comparisons)
+    return ModelAnalysis(candidate, layers, evidence, curve, shift, as_it_is, advice, segments, passes)
 
 
 def _shift(

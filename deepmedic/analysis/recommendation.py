@@ -35,12 +35,26 @@ _GOOD_AS_IT_IS = 0.7
 
 
 @dataclass(frozen=True)
+class Schedule:
+    """The training that the advice is for.
+
+    Advice keeps its length: a forecast is about trainings of equal length, and probes cannot tell a better one.
+    """
+
+    epochs: int = 35
+    segments_per_epoch: int = 20_000
+    learning_rate: float = 0.001
+    """From random weights, at the beginning."""
+
+
+@dataclass(frozen=True)
 class AdvisedPhase:
     """One phase of the advised training."""
 
     name: str
-    share: float
-    """Of the epochs."""
+    epochs: int
+    learning_rate: float
+    """At its beginning."""
     rate: float
     """Of the learning rate from scratch."""
     frozen: tuple[int, ...]
@@ -78,8 +92,9 @@ class Recommendation:
             "phases": [
                 {
                     "name": phase.name,
-                    "share": phase.share,
-                    "rate": phase.rate,
+                    "epochs": phase.epochs,
+                    "learningRate": phase.learning_rate,
+                    "shareOfRate": phase.rate,
                     "frozen": list(phase.frozen),
                     "reason": phase.reason,
                 }
@@ -94,7 +109,7 @@ def recommend(
     evidence: Evidence,
     curve: LearningCurve,
     architecture: Architecture,
-    smallest_gain: float,
+    schedule: Schedule,
     as_it_is: Interval | None,
 ) -> Recommendation:
     """Give advice; equal arguments give equal advice.
@@ -103,13 +118,14 @@ def recommend(
         evidence: of all layers.
         curve: of a probe on the best layer.
         architecture: of the model that is transferred from.
-        smallest_gain: Dice below which a difference does not matter.
+        schedule: of the training that is advised.
         as_it_is: Dice of the model's own predictions on sampled voxels, where its classes are those of the task.
     """
-    verdict, reasons = _verdict(evidence, smallest_gain)
+    verdict, reasons = _verdict(evidence, curve.smallest_gain)
     cases = describe_cases(curve)
     if verdict != "transfer":
-        phase = AdvisedPhase("from scratch", 1.0, 1.0, (), "nothing was transferred that smaller steps would protect")
+        why = "nothing was transferred that smaller steps would protect"
+        phase = AdvisedPhase("from scratch", schedule.epochs, schedule.learning_rate, 1.0, (), why)
         return Recommendation(verdict, reasons, (), False, (phase,), _predicted(evidence), cases)
     useful = {depth_of(architecture, layer) for layer in evidence.useful_layers} | {
         depth_of(architecture, evidence.best_layer)
@@ -126,7 +142,8 @@ def recommend(
             f"the classification layer is kept, with all below it: as it is, the model reaches a Dice of {as_it_is} on "
             "voxels of this task",
         )
-    return Recommendation(verdict, reasons, layers, keep, _phases(layers, keep), _predicted(evidence), cases)
+    phases = _phases(layers, keep, schedule)
+    return Recommendation(verdict, reasons, layers, keep, phases, _predicted(evidence), cases)
 
 
 def depth_of(architecture: Architecture, layer: str) -> int:
@@ -189,19 +206,16 @@ def _verdict(evidence: Evidence, smallest_gain: float) -> tuple[Verdict, tuple[s
     )
 
 
-def _phases(layers: tuple[int, ...], keep: bool) -> tuple[AdvisedPhase, ...]:
+def _phases(layers: tuple[int, ...], keep: bool, schedule: Schedule) -> tuple[AdvisedPhase, ...]:
     slow = "transferred features fit already: large steps would lose them"
+    rate = FINE_TUNING_RATE * schedule.learning_rate
     if keep:
-        return (AdvisedPhase("fine-tuning", 1.0, FINE_TUNING_RATE, (), slow),)
+        return (AdvisedPhase("fine-tuning", schedule.epochs, rate, FINE_TUNING_RATE, (), slow),)
+    first = max(1, round(_HEAD_SHARE * schedule.epochs))
+    alone = "the new layers learn first, alone, so that their first gradients do not spoil what was transferred"
     return (
-        AdvisedPhase(
-            "new layers",
-            _HEAD_SHARE,
-            1.0,
-            layers,
-            "the new layers learn first, alone, so that their first gradients do not spoil what was transferred",
-        ),
-        AdvisedPhase("all layers", 1 - _HEAD_SHARE, FINE_TUNING_RATE, (), slow),
+        AdvisedPhase("new layers", first, schedule.learning_rate, 1.0, layers, alone),
+        AdvisedPhase("all layers", max(1, schedule.epochs - first), rate, FINE_TUNING_RATE, (), slow),
     )
 
 

@@ -122,11 +122,16 @@ def _advice_lines(analysis: ModelAnalysis) -> Iterator[str]:
         yield from _wrapped(f"- without any training the model reaches a Dice of {analysis.as_it_is} here.")
     yield from _wrapped(f"- labelled cases: {advice.cases}.")
     yield from _wrapped(f"- {predicted_text(advice.predicted_gain)}.")
+    epochs = sum(phase.epochs for phase in advice.phases)
+    yield from _wrapped(
+        f"- length: {epochs} epochs of {analysis.segments_per_epoch} segments, as from random weights, which predict "
+        f"each labelled voxel {times_text(analysis.passes)}."
+    )
     for phase in advice.phases:
         frozen = f", depths {_range(phase.frozen)} frozen" if phase.frozen else ""
         yield from _wrapped(
-            f"- phase '{phase.name}': {phase.share:.0%} of the epochs, {phase.rate:g} times the learning rate{frozen}: "
-            f"{phase.reason}."
+            f"- phase '{phase.name}': {phase.epochs} epochs at learning rate {phase.learning_rate:g}, "
+            f"{rate_text(phase.rate)} from random weights{frozen}: {phase.reason}."
         )
 
 
@@ -138,6 +143,16 @@ def predicted_text(gain: Interval) -> str:
         f"predicted gain in Dice of transfer over random initialisation, after training: {gain.mean:+.3f}, from "
         f"{gain.low:+.3f} to {gain.high:+.3f}"
     )
+
+
+def times_text(number: float) -> str:
+    """How often, in words."""
+    return f"about {number:.0f} times" if number >= 10 else f"about {number:.2g} times"
+
+
+def rate_text(share: float) -> str:
+    """A share of the learning rate from scratch, in words."""
+    return "that" if share == 1 else f"{share:g} times that"
 
 
 def _wrapped(text: str) -> list[str]:

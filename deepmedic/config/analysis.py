@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deepmedic.config.options import option, section
-from deepmedic.config.sections import DataConfig, ExecutionConfig, PreprocessingConfig
+from deepmedic.config.sections import REPORT_DOC, DataConfig, ExecutionConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigSource
 
 ANALYSED_CASES: dict[str, str | None] = {
@@ -113,6 +113,7 @@ class AnalysisConfig:
         origin="new",
         doc="Dice (0 to 1) below which a difference does not matter for the advice.",
     )
+    report: bool = option("report", True, origin="new", doc=REPORT_DOC)
     preprocessing: PreprocessingConfig = section(PreprocessingConfig)
     execution: ExecutionConfig = section(ExecutionConfig)
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)

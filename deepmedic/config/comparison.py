@@ -8,6 +8,7 @@ from typing import Literal
 
 from deepmedic.config.initialisation import Initialisation
 from deepmedic.config.options import option
+from deepmedic.config.sections import REPORT_DOC
 from deepmedic.config.source import ConfigSource, Refusals
 
 
@@ -101,6 +102,7 @@ class ComparisonConfig:
         default_text="from an analysis of the source model in the same folderForOutput, if there is one",
         doc="How far the new images are from those of each source model, one number per source model, for the picture.",
     )
+    report: bool = option("report", True, origin="new", doc=REPORT_DOC)
     source: ConfigSource = field(default_factory=ConfigSource, compare=False)
 
     @property

@@ -78,11 +78,52 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A PNG file that is put into the page."""
+
+    path: Path
+    shows: str
+    """In words, for readers who cannot see it."""
+
+
+@dataclass(frozen=True)
+class NamedTable:
+    """A table with what it shows."""
+
+    title: str
+    table: Table
+    note: str = ""
+    folded: bool = False
+    """Shown when its title is clicked."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What an analysis found; a section of the page of its own."""
+
+    anchor: str
+    """By which the section is known on the page: letters, digits and hyphens."""
+    title: str
+    headline: Mapping[str, str] = field(default_factory=dict)
+    """The answer, in a few words and numbers."""
+    sentences: tuple[str, ...] = ()
+    """Reasons, and what should be known of the answer."""
+    tables: tuple[NamedTable, ...] = ()
+    pictures: tuple[Picture, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """What was run."""
+    files: Mapping[str, Path] = field(default_factory=dict)
+    """What was written, by name; the page links to those that are there."""
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """Everything on the page of one session."""
 
     session: str
-    kind: Literal["training", "inference"]
+    kind: Literal["training", "inference", "analysis"]
+    findings: tuple[Findings, ...] = ()
+    """Of analyses under the session's name."""
     facts: tuple[Facts, ...] = ()
     warnings: tuple[str, ...] = ()
     charts: tuple[Chart, ...] = ()

@@ -24,6 +24,7 @@ from deepmedic.report import architecture_svg
 from deepmedic.report.architecture_facts import layer_table
 from deepmedic.report.charts import draw_chart
 from deepmedic.report.content import CaseImages, ReportContent, Table
+from deepmedic.report.inlining import inlined_picture, link_to
 from deepmedic.report.packing import packed_case, script_json
 from deepmedic.report.page_values import cell, shown, words
 from deepmedic.report.volumes import LARGEST_LABEL, view_case
@@ -56,7 +57,7 @@ def write_report(content: ReportContent, path: Path) -> Path:
     """
     environment = _environment()
     cases = _write_cases(content, path)
-    page = _render(environment, content, cases)
+    page = _render(environment, content, cases, path)
     files.write_text_atomically(path, page)
     _remove_older(_folder_beside(path), cases.written)
     return path
@@ -91,7 +92,7 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(environment: Environment, content: ReportContent, cases: _Cases) -> str:
+def _render(environment: Environment, content: ReportContent, cases: _Cases, path: Path) -> str:
     charts = [drawn for drawn in map(draw_chart, content.charts) if drawn is not None]
     style = _part("report.css")
     scripts = [_part(name) for name in _SCRIPTS]
@@ -117,6 +118,8 @@ def _render(environment: Environment, content: ReportContent, cases: _Cases) -> 
         scripts=scripts,
         data=script_json(data),
         inlined=cases.inlined,
+        pictures={one.path: inlined_picture(one.path) for found in content.findings for one in found.pictures},
+        links={one: link_to(one, path) for found in content.findings for one in found.files.values()},
         footer=f"Written by deepmedic {versions.VERSION}. This page loads nothing from any network.",
     )
 

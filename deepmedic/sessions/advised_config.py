@@ -13,16 +13,14 @@ from typing import Any
 from deepmedic.analysis.recommendation import AdvisedPhase, Recommendation, frozen_lists
 from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.architecture import Architecture
-from deepmedic.config.optimisation import OptimizerConfig
 from deepmedic.config.schema import alternatives, declared_keys, item_types
 from deepmedic.config.source import ConfigFile
 from deepmedic.config.training import TrainConfig
 
 _WIDTH = 118
 _BATCH_SIZE = 10
-_EPOCHS = 35
 _REPLACED = {
-    *("sessionName", "cnnModelFilePath", "learningRate", "phase"),
+    *("sessionName", "cnnModelFilePath", "numberOfEpochs", "learningRate", "phase"),
     *("recipe", "recipeEpochs", "recipeLearningRates", "recipeHead", "recipeDepths"),
     *("layersToFreezeNormal", "layersToFreezeSubsampled", "layersToFreezeFC"),
 }
@@ -54,11 +52,10 @@ def from_train_config(file: ConfigFile, advised: Advised) -> str:
         for key, value in file.values.items()
         if key not in _REPLACED and value is not None
     }
-    rate = file.values.get("learningRate") or OptimizerConfig().learning_rate
     dropped = _unsuitable(values, advised.advice.phases)
     head = [f"# {file.path} with the advice of an analysis filled in. Paths are absolute."]
     head += [f"# {key} = {_toml(values.pop(key))} is left out: a phase is shorter than that." for key in dropped]
-    return _text(head, values, float(rate), advised)
+    return _text(head, values, advised)
 
 
 def from_analysis_config(config: AnalysisConfig, advised: Advised) -> str:
@@ -80,15 +77,14 @@ def from_analysis_config(config: AnalysisConfig, advised: Advised) -> str:
         "padInputImagesBool": config.preprocessing.pad_images,
         "orientation": config.preprocessing.orientation,
         "batchsize_train": _BATCH_SIZE,
-        "numberOfEpochs": _EPOCHS,
     }
     head = ["# A train config for the cases of an analysis, with its advice filled in. Paths are absolute."]
     head += [f"# The analysis was {config.source.path}" if config.source.path else ""]
     given = {key: value for key, value in values.items() if value not in (None, {})}
-    return _text([line for line in head if line], given, OptimizerConfig().learning_rate, advised)
+    return _text([line for line in head if line], given, advised)
 
 
-def _text(head: Sequence[str], values: Mapping[str, Any], rate: float, advised: Advised) -> str:
+def _text(head: Sequence[str], values: Mapping[str, Any], advised: Advised) -> str:
     advice = advised.advice
     lines = [*head, "#", f"# Advice: {advice.verdict}."]
     for reason in (*advice.reasons, f"labelled cases: {advice.cases}"):
@@ -98,24 +94,24 @@ def _text(head: Sequence[str], values: Mapping[str, Any], rate: float, advised: 
     lines += ["", f"# The model to start from. {transferred}{', with its classes' if advice.keep_classes else ''}."]
     lines += [f"cnnModelFilePath = {_toml(str(advised.model))}", ""]
     lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
-    epochs = int(values.get("numberOfEpochs") or _EPOCHS)
     if len(advice.phases) == 1:
         [phase] = advice.phases
-        lines += ["", *_comment(f"{_share_of_rate(phase, rate)}: {phase.reason}.")]
-        lines += [f"learningRate = {_toml(rate * phase.rate)}"]
+        lines += ["", *_comment(f"{_share_of_rate(phase)}: {phase.reason}.")]
+        lines += [f"numberOfEpochs = {phase.epochs}", f"learningRate = {_toml(phase.learning_rate)}"]
         return "\n".join(lines) + "\n"
-    lines += ["", f"learningRate = {_toml(rate)}"]
-    for phase, number in zip(advice.phases, _divided(epochs, advice.phases), strict=True):
-        lines += ["", *_comment(f"{phase.reason[0].upper()}{phase.reason[1:]}; {_share_of_rate(phase, rate)}.")]
-        lines += ["[[phase]]", f"name = {_toml(phase.name)}", f"numberOfEpochs = {number}"]
-        lines += [f"learningRate = {_toml(rate * phase.rate)}"]
+    lines += ["", f"learningRate = {_toml(advice.phases[0].learning_rate)}"]
+    for phase in advice.phases:
+        lines += ["", *_comment(f"{phase.reason[0].upper()}{phase.reason[1:]}; {_share_of_rate(phase)}.")]
+        lines += ["[[phase]]", f"name = {_toml(phase.name)}", f"numberOfEpochs = {phase.epochs}"]
+        lines += [f"learningRate = {_toml(phase.learning_rate)}"]
         lines += [f"{key} = {_toml(value)}" for key, value in frozen_lists(advised.architecture, phase.frozen).items()]
     return "\n".join(lines) + "\n"
 
 
-def _share_of_rate(phase: AdvisedPhase, rate: float) -> str:
+def _share_of_rate(phase: AdvisedPhase) -> str:
+    full = phase.learning_rate / phase.rate
     return (
-        f"the full learning rate, {rate:g}" if phase.rate == 1 else f"{phase.rate:g} times the learning rate {rate:g}"
+        f"the full learning rate, {full:g}" if phase.rate == 1 else f"{phase.rate:g} times the learning rate {full:g}"
     )
 
 
@@ -123,15 +119,9 @@ def _comment(text: str) -> list[str]:
     return textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
 
 
-def _divided(epochs: int, phases: Sequence[AdvisedPhase]) -> list[int]:
-    """Epochs of each phase, at least one, the last with what is left."""
-    first = [max(1, round(phase.share * epochs)) for phase in phases[:-1]]
-    return [*first, max(1, epochs - sum(first))]
-
-
 def _unsuitable(values: Mapping[str, Any], phases: Sequence[AdvisedPhase]) -> list[str]:
     """Keys that count epochs and do not fit into the shortest phase."""
-    shortest = min(_divided(int(values.get("numberOfEpochs") or _EPOCHS), phases))
+    shortest = min(phase.epochs for phase in phases)
     key = "numEpochsToWaitBeforeLoweringLr"
     waiting = values.get(key)
     return [key] if isinstance(waiting, int | float) and waiting >= shortest else []

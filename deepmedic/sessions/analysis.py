@@ -14,7 +14,7 @@ from tqdm import tqdm
 from deepmedic import devices
 from deepmedic.analysis.data_summary import DataSummary
 from deepmedic.analysis.model_analysis import AnalysisSettings, ModelAnalysis, analyse_candidates
-from deepmedic.analysis.recommendation import Recommendation
+from deepmedic.analysis.recommendation import Recommendation, Schedule
 from deepmedic.analysis.report_text import data_text, model_text, ranking_text
 from deepmedic.analysis.transferability import LayerComparison
 from deepmedic.analysis.voxels import VoxelSettings
@@ -49,6 +49,8 @@ class AnalysisPlan:
     groups: list[Group]
     device: torch.device
     seed: int
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of the training that is advised."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -108,6 +110,7 @@ def as_analysis(config: AnalysisConfig | TrainConfig) -> AnalysisConfig:
         data=config.data,
         preprocessing=config.preprocessing,
         execution=config.execution,
+        report=config.report,
         source=config.source,
     )
 
@@ -127,6 +130,7 @@ def prepare(
     """
     problems = ProblemList()
     role = "target" if isinstance(config, AnalysisConfig) else "training"
+    schedule = _schedule(config)
     config = as_analysis(config)
     device = torch.device("cpu")
     with problems.gather():
@@ -134,7 +138,7 @@ def prepare(
     models = FoundModels((), {})
     with problems.gather():
         models = _models(arguments, config, model)
-    plan = AnalysisPlan(config, role, models, [], device, arguments.seed, list(config.source.notes))
+    plan = AnalysisPlan(config, role, models, [], device, arguments.seed, schedule, list(config.source.notes))
     for found in models.usable:
         with problems.gather():
             _add(plan, found, problems)
@@ -163,6 +167,14 @@ def analyse(plan: AnalysisPlan) -> AnalysisResult:
         unfit=plan.models.unfit,
         data=summary,
     )
+
+
+def _schedule(config: AnalysisConfig | TrainConfig) -> Schedule:
+    """Of a train config; without one that of a train config that says nothing of it."""
+    if isinstance(config, AnalysisConfig):
+        return Schedule()
+    rate = config.in_phase(0).optimizer.learning_rate
+    return Schedule(config.total_epochs, config.subepochs * config.segments_per_subepoch, rate)
 
 
 def _models(arguments: Arguments, config: AnalysisConfig, model: SavedModel | None) -> FoundModels:
@@ -238,6 +250,7 @@ def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis
         device=plan.device,
         precision=config.execution.precision,
         memory=int(memory * _GIB) if memory is not None else memory_limit() // _SHARE_OF_MEMORY,
+        schedule=plan.schedule,
     )
     networks = len(group.models) + config.random_networks
     log.info("Features of %d networks at voxels of %d cases.", networks, len(group.data))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from deepmedic.sessions.analysis import AnalysisPlan, AnalysisResult, analyse, p
 from deepmedic.sessions.candidates import FoundModel, start_model
 from deepmedic.sessions.pair_identity import architecture_digest, images_digest
 from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.reporting import after_session
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +58,7 @@ def run(arguments: Arguments, config: AnalysisConfig | TrainConfig) -> int:
         for note in plan.notes:
             log.warning("%s", note)
         result = analyse(plan)
-        _write(plan, result, results, request, config)
+        _write(plan, result, paths, request, config)
     return 0
 
 
@@ -68,7 +70,7 @@ def request_digest(plan: AnalysisPlan) -> str:
     ]
     plain = {
         "models": [[found.name, found.sha256] for found in plan.models.usable],
-        "config": to_plain(plan.config),
+        "config": to_plain(replace(plan.config, report=True)),
         "listings": [sha256_of(path) for path in listings if path is not None],
         "training": None if plan.config.training is None else sha256_of(plan.config.training),
         "images": [_identity(group.data.cases) for group in plan.groups],
@@ -120,13 +122,13 @@ def forecast_of(
 
 
 def _write(
-    plan: AnalysisPlan, result: AnalysisResult, folder: Path, request: str, given: AnalysisConfig | TrainConfig
+    plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, request: str, given: AnalysisConfig | TrainConfig
 ) -> None:
-    """Write the results, the forecast, and last the JSON, by which a finished analysis is known."""
-    text = result.to_text()
+    """Write the results, the forecast, the JSON, by which a finished analysis is known, and the report."""
+    folder, text = paths.analyses, result.to_text()
     log.info("%s", text)
     head = {"format": 1, "request": request, "seed": plan.seed, "program": versions.VERSION}
-    plain = {**head, **result.to_plain()}
+    plain = {**head, "notes": plan.notes, **result.to_plain()}
     start, config = _write_advice(plan, result, folder, given)
     write_text_atomically(folder / "analysis.txt", text)
     pictures = _draw(plain, folder)
@@ -140,7 +142,9 @@ def _write(
         log.info("Picture: %s", picture)
     log.info("Forecast kept: %s", forecasts)
     log.info("Model to start from: %s", start)
+    after_session(paths, plan.config.report)
     log.info("Next: train as advised, after a look at the reasons in its config:\n  deepmedic -train %s", config)
+    log.info("or let short trainings look for its learning rate first:\n  deepmedic -findLr %s", config)
 
 
 def _write_advice(

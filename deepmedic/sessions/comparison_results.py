@@ -36,6 +36,7 @@ from deepmedic.sessions import comparison_check
 from deepmedic.sessions.comparison import ComparisonPlan, make_runs, prepare
 from deepmedic.sessions.comparison_configs import Compared
 from deepmedic.sessions.pair_identity import architecture_digest, images_digest
+from deepmedic.sessions.reporting import after_session
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ def write_results(plan: ComparisonPlan, begun: str) -> None:
     picture = _draw(plain, distances, folder / "comparison.png")
     content = {"settings": plain, "domainDistances": distances, "runs": _plain_runs(runs), "forecasts": evaluation}
     head = {"format": 1, "program": versions.VERSION, "session": plan.paths.session, "begun": begun}
+    head |= {"notes": plan.notes}
     write_json_atomically(folder / "comparison.json", {**head, **content})
     log.info("%s", text)
     if evaluation["pairs"]:
@@ -93,6 +95,7 @@ def write_results(plan: ComparisonPlan, begun: str) -> None:
     log.info("Tables: %s, %s; JSON: %s", folder / "comparison.csv", folder / "runs.csv", folder / "comparison.json")
     if picture is not None:
         log.info("Picture: %s", picture)
+    after_session(plan.paths, plan.config.report)
     log.info("Next: %s", _advice(plan, settings))
 
 

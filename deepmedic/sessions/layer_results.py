@@ -8,6 +8,7 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,12 @@ from deepmedic.sessions import check, testing
 from deepmedic.sessions.data_check import DataFindings, read_all
 from deepmedic.sessions.kept_results import digest_of_request, refuse_other_results
 from deepmedic.sessions.layer_analysis import DRAWS, LayerFindings, LayerPlan, analyse, described, prepare
+from deepmedic.sessions.reporting import after_session
 
 log = logging.getLogger(__name__)
+
+_IDLE = 0.01
+"""Drop in Dice below which a layer may as well go back to its start."""
 
 
 def run(arguments: Arguments, config: TestConfig) -> int:
@@ -85,7 +90,7 @@ def request_digest(plan: LayerPlan) -> str:
     return digest_of_request(
         {
             "models": [one.sha256 for one in (*inference.models, plan.other) if one is not None],
-            "config": to_plain(inference.config),
+            "config": to_plain(replace(inference.config, report=True)),
             "cases": [[case_fingerprint(case, identity), labels_fingerprint(case)] for case in inference.data.cases],
             "seed": plan.seed,
             "program": versions.VERSION,
@@ -99,6 +104,8 @@ def to_plain_findings(findings: LayerFindings) -> dict[str, Any]:
         "layers": list(findings.layers),
         "voxels": findings.voxels,
         "skippedCases": findings.skipped,
+        "reference": _finite(findings.importance[0].reference),
+        "idleBelow": _IDLE,
         "weightDistance": [
             {
                 "layer": row.layer,
@@ -128,6 +135,7 @@ def _write(plan: LayerPlan, findings: LayerFindings, folder: Path, request: str)
     """Write tables and pictures, and last the JSON, by which a finished analysis is known."""
     models = [str(one.path) for one in (*plan.inference.models, plan.other) if one is not None]
     head = {"format": 1, "request": request, "seed": plan.seed, "program": versions.VERSION, "models": models}
+    head |= {"notes": plan.notes}
     plain = {**head, **to_plain_findings(findings)}
     written = [_table(folder / f"{name}.csv", rows) for name, rows in _tables(findings).items()]
     try:
@@ -148,8 +156,9 @@ def _write(plan: LayerPlan, findings: LayerFindings, folder: Path, request: str)
         most = max(single, key=lambda one: one.criticality)
         log.info("Dice of the model: %.4f", most.reference)
         log.info("Most critical layer: %s (drop in Dice %.4f as at the start)", most.unit.name, most.criticality)
-        idle = [one.unit.name for one in single if one.criticality < 0.01]
-        log.info("Layers that may go back to their start for less than 0.01 of Dice: %s", ", ".join(idle) or "none")
+        idle = ", ".join(one.unit.name for one in single if one.criticality < _IDLE)
+        log.info("Layers that may go back to their start for less than %g of Dice: %s", _IDLE, idle or "none")
+    after_session(plan.inference.paths, plan.inference.config.report)
     log.info("Next: how the layers are named and shaped:\n  deepmedic -inspect %s", models[0])
 
 

@@ -28,6 +28,7 @@ from deepmedic.plots.learning_rates import draw_learning_rates
 from deepmedic.sessions import training_plan
 from deepmedic.sessions.kept_results import digest_of_request, refuse_other_results
 from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.reporting import after_session
 from deepmedic.sessions.segment_sources import segment_source
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.training.interruption import Interrupted, Interruption
@@ -252,6 +253,7 @@ def _write(plan: RateFinderPlan, findings: RateFindings, folder: Path) -> None:
         "request": plan.request,
         "seed": plan.training.beginning.state.seed,
         "program": versions.VERSION,
+        "notes": plan.training.notes,
         **findings.to_plain(),
     }
     written = []
@@ -271,6 +273,7 @@ def _write(plan: RateFinderPlan, findings: RateFindings, folder: Path) -> None:
     write_json_atomically(folder / f"{_NAME}.json", plain)
     for path in [*written, folder / f"{_NAME}.json"]:
         log.info("Written: %s", path)
+    after_session(plan.paths, plan.training.config.report)
     _advise(plan, findings)
 
 

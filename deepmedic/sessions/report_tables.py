@@ -132,6 +132,25 @@ def charts_of(history: SessionHistory) -> tuple[Chart, ...]:
     return tuple(chart for chart in defined if chart.lines)
 
 
+def transfer_table(transfer: Mapping[str, Any] | None) -> tuple[Table | None, str]:
+    """What a new model received from another one, layer by layer, and a sentence; None if it received nothing.
+
+    Args:
+        transfer: a `TransferReport` as plain values.
+    """
+    if not transfer:
+        return None, ""
+    rows = tuple(
+        (layer["layer"], layer["source"], layer["transferred"], layer["parameters"], layer["note"])
+        for layer in transfer["layers"]
+    )
+    note = (
+        f"{transfer['transferred']:,} of {transfer['parameters']:,} parameters ({transfer['share']:.1%}) come from "
+        f"model {transfer['source']}."
+    )
+    return Table(("layer", "from layer", "received", "parameters", "note"), rows), note
+
+
 def _defined(chart: Chart) -> tuple[Line, ...]:
     return tuple(line for line in chart.lines if any(math.isfinite(value) for value in line.y))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from deepmedic.config.model import ModelConfig
 from deepmedic.data.cases import ImageRef
@@ -13,8 +13,9 @@ from deepmedic.errors import CommandLineError, DeepMedicError
 from deepmedic.plots.histories import SessionHistory
 from deepmedic.plots.history_files import read_history
 from deepmedic.report import page_writer
-from deepmedic.report.content import CaseImages, Facts, ReportContent, Table
+from deepmedic.report.content import CaseImages, Facts, ReportContent
 from deepmedic.sessions import report_tables
+from deepmedic.sessions.findings import read_findings
 from deepmedic.sessions.model_drawing import describe_model
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.session_lookup import find_session
@@ -60,8 +61,10 @@ def make_again(sessions: Sequence[Path], output: Path | None) -> list[Path]:
 
 def gather(paths: SessionPaths) -> ReportContent:
     """Read everything a report shows of a session; what is not there is noted on the page."""
-    record, notes = read_record(paths), []
-    if record is None:
+    record, notes = read_record(paths), list[str]()
+    findings = read_findings(paths, notes)
+    analysed_only = record is None and bool(findings) and not paths.log.exists()
+    if record is None and not analysed_only:
         notes.append(
             "what the session ran with and its images: its record of events (logs/<session>.jsonl) does not tell; it "
             "was written by an older version, or removed"
@@ -73,11 +76,11 @@ def gather(paths: SessionPaths) -> ReportContent:
     cases = _cases(paths, record, metrics.scores if metrics else {})
     if len(cases) > page_writer.MOST_CASES:
         notes.append(f"the images of {len(cases) - page_writer.MOST_CASES} of {len(cases)} cases, the best of them")
-    training = history is not None if record is None else record["kind"] == "training"
-    transfer, transfer_note = _transfer(record)
+    transfer, transfer_note = report_tables.transfer_table((record or {}).get("transfer"))
     return ReportContent(
         session=paths.session,
-        kind="training" if training else "inference",
+        kind="analysis" if analysed_only else _kind(record, history),
+        findings=findings,
         facts=_facts(record, paths),
         warnings=_warnings(paths, record),
         charts=report_tables.charts_of(history) if history else (),
@@ -139,20 +142,9 @@ def _cases(paths: SessionPaths, record: dict[str, Any] | None, scores: dict[str,
     return tuple(sorted(cases, key=lambda case: (case.score is None, case.score or 0.0)))
 
 
-def _transfer(record: dict[str, Any] | None) -> tuple[Table | None, str]:
-    """What a new model received, layer by layer."""
-    transfer = (record or {}).get("transfer")
-    if not transfer:
-        return None, ""
-    rows = tuple(
-        (layer["layer"], layer["source"], layer["transferred"], layer["parameters"], layer["note"])
-        for layer in transfer["layers"]
-    )
-    note = (
-        f"{transfer['transferred']:,} of {transfer['parameters']:,} parameters ({transfer['share']:.1%}) come from "
-        f"model {transfer['source']}."
-    )
-    return Table(("layer", "from layer", "received", "parameters", "note"), rows), note
+def _kind(record: dict[str, Any] | None, history: SessionHistory | None) -> Literal["training", "inference"]:
+    training = history is not None if record is None else record["kind"] == "training"
+    return "training" if training else "inference"
 
 
 def _facts(record: dict[str, Any] | None, paths: SessionPaths) -> tuple[Facts, ...]:

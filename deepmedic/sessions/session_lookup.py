@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from deepmedic.errors import CommandLineError
+from deepmedic.sessions.findings import result_files
 from deepmedic.sessions.paths import SessionPaths
 
-_LOG_ENDINGS = (".metrics.csv", ".jsonl", ".txt")
-_SESSION_FOLDERS = ("cnnModels", "predictions", "tensorboard")
+_LOG_ENDINGS = (".metrics.csv", ".jsonl", ".analysis.txt", ".comparison.txt", ".layers.txt", ".findLr.txt", ".txt")
+_SESSION_FOLDERS = ("cnnModels", "predictions", "tensorboard", "analyses", "comparisons", "layers", "learningRates")
 """Folders of an output folder that hold one folder per session."""
 
 
@@ -64,4 +65,4 @@ def _by_name(path: Path) -> SessionPaths | None:
 
 
 def _is_there(paths: SessionPaths) -> bool:
-    return any(path.is_file() for path in (paths.events, paths.metrics, paths.log))
+    return any(path.is_file() for path in (paths.events, paths.metrics, paths.log, *result_files(paths)))

@@ -12,7 +12,7 @@ from random_architectures import small_architecture
 from deepmedic.analysis.ccfv import CcFv
 from deepmedic.analysis.evidence import Evidence, weigh
 from deepmedic.analysis.learning_curve import CurvePoint, LearningCurve
-from deepmedic.analysis.recommendation import depth_of, describe_cases, frozen_lists, recommend
+from deepmedic.analysis.recommendation import Schedule, depth_of, describe_cases, frozen_lists, recommend
 from deepmedic.analysis.scores import Confusions, Interval
 from deepmedic.analysis.transferability import LayerScores, compare_layer
 
@@ -40,8 +40,8 @@ GOOD, BETTER = (0.85, 0.9, 0.88, 0.87), (0.95, 0.97, 0.96, 0.94)
 WEAK, CHANCE = (0.7, 0.72, 0.69, 0.71), (0.5, 0.51, 0.49, 0.5)
 
 
-def advise(found: Evidence, as_it_is: Interval | None = None):
-    return recommend(found, CURVE, small_architecture(), 0.02, as_it_is)
+def advise(found: Evidence, as_it_is: Interval | None = None, epochs: int = 20):
+    return recommend(found, CURVE, small_architecture(), Schedule(epochs, 100, 0.004), as_it_is)
 
 
 class TestEvidence:
@@ -64,7 +64,7 @@ class TestVerdict:
         found = advise(evidence(normal__1=(GOOD, WEAK), normal__2=(BETTER, WEAK), normal__3=(WEAK, WEAK)))
         assert (found.verdict, found.layers, found.keep_classes) == ("transfer", (1, 2), False)
         assert [(phase.frozen, phase.rate) for phase in found.phases] == [((1, 2), 1.0), ((), 0.1)]
-        assert sum(phase.share for phase in found.phases) == 1.0
+        assert [(phase.epochs, phase.learning_rate) for phase in found.phases] == [(5, 0.004), (15, 0.0004)]
 
     def test_guessing_is_do_not_transfer(self) -> None:
         found = advise(evidence(normal__1=(CHANCE, CHANCE)))
@@ -92,7 +92,7 @@ class TestVerdict:
         keeps = advise(found, Interval(0.9, 0.8, 0.95))
         assert keeps.keep_classes
         assert keeps.layers == (1, 2, 3, 4)  # three in the parallel pathways, one hidden in the FC pathway
-        assert [phase.rate for phase in keeps.phases] == [0.1]
+        assert [(phase.epochs, phase.rate) for phase in keeps.phases] == [(20, 0.1)]
         assert not advise(found, Interval(0.3, 0.2, 0.4)).keep_classes
 
     def test_the_forecast_reaches_from_nothing_to_all_of_the_head_start(self) -> None:
@@ -103,6 +103,14 @@ class TestVerdict:
         assert predicted.mean == pytest.approx(0.25 * found.volume_gain.mean)
         worse = advise(evidence(normal__1=(WEAK, BETTER))).predicted_gain
         assert worse.low < worse.mean < worse.high == 0.0
+
+    def test_every_phase_has_an_epoch_and_together_they_have_those_of_the_schedule(self) -> None:
+        found = evidence(normal__1=(GOOD, WEAK))
+        for epochs in range(2, 50):
+            given = [phase.epochs for phase in advise(found, epochs=epochs).phases]
+            assert min(given) >= 1
+            assert sum(given) == epochs
+        assert [phase.epochs for phase in advise(found, epochs=1).phases] == [1, 1]
 
     def test_equal_evidence_gives_equal_advice(self) -> None:
         found = evidence(normal__1=(GOOD, WEAK))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +139,14 @@ class TestAdvice:
         assert start["config"]["class_names"] == ["background", "organ"]
         assert start["provenance"]["kind"] == "pretrained"
         assert run("-train", path, "-check").code == 0
+        told = [(phase["epochs"], phase["learningRate"], phase["frozen"]) for phase in advice(content)["phases"]]
+        assert told == [(9, 0.001, [1, 2, 3]), (26, pytest.approx(0.0001), [])]
+        assert [phase.epochs for phase in config.phases] == [9, 26]
+        text = (path.parent / "analysis.txt").read_text()
+        assert "phase 'new layers': 9 epochs at learning rate 0.001, that from random weights, depths 1 to 3" in text
+        box = 5**3  # voxels that a segment of 9 x 9 x 9 predicts, after two kernels of 3 x 3 x 3
+        voxels = sum(content["data"]["voxels"].values())
+        assert content["models"][0]["passes"] == pytest.approx(35 * 20_000 * box / voxels)
 
     def test_a_train_config_is_filled_in_and_trains(self, taught, run) -> None:
         given = taught.train(numberOfEpochs=2, learningRate=0.005, numEpochsToWaitBeforeLoweringLr=1)
@@ -210,6 +220,48 @@ class TestFromPython:
         assert result.data.cases == ("case0_t1", "case1_t1", "case2_t1", "case3_t1")
 
 
+class TestReport:
+    def test_it_has_the_advice_and_is_made_again_by_name(self, taught, analyse, run, pictures) -> None:
+        content = analyse()
+        page = taught.out / "reports" / "analysis.html"
+        text = page.read_text()
+        assert "Analysis of transfer</h2>" in text
+        assert "<dd>transfer</dd>" in text
+        for reason in advice(content)["reasons"]:
+            assert escape(f"{reason}.") in text
+        for layer in content["models"][0]["layers"]:
+            assert f"<td>{layer['layer']}</td>" in text
+        assert text.count('src="data:image/png;base64,') == 1
+        assert 'href="./../analyses/analysis/advised.train.cfg"' in text
+        assert "Not in this report" not in text
+        page.unlink()
+        for named in ("analysis", "analyses/analysis", "logs/analysis.analysis.txt"):
+            assert run("-report", taught.out / named).code == 0
+            assert page.read_text() == text
+
+    def test_a_training_of_the_same_name_has_it_in_its_report(self, taught, run) -> None:
+        config = taught.train(numberOfEpochs=1, report=True)
+        assert run("-analyse", config, "-model", taught.folder / "A.save").code == 0
+        assert run("-newModel", taught.folder / "model.cfg", "-train", config).code == 0
+        text = (taught.out / "reports" / "first.html").read_text()
+        assert "Analysis of transfer</h2>" in text
+        assert "Training curves" in text
+
+    def test_none_when_none_is_wanted_and_the_same_analysis_all_the_same(self, taught, analyse, run) -> None:
+        analyse(report=False)
+        assert not (taught.out / "reports").exists()
+        outcome = run("-analyse", taught.config("analysis", TARGET, sourceModels=["A.save"]))
+        assert "This analysis was made before" in outcome.out
+
+    def test_results_that_cannot_be_read_are_noted(self, taught, analyse, run) -> None:
+        analyse()
+        path = taught.out / "analyses" / "analysis" / "analysis.json"
+        path.write_text('{"models": 3}')
+        assert run("-report", taught.out / "analysis").code == 0
+        text = (taught.out / "reports" / "analysis.html").read_text()
+        assert f"{path}: cannot be read, or is of another version" in text
+
+
 class TestRanking:
     def test_models_of_a_folder_are_ranked(self, taught, analyse, run, pictures) -> None:
         folder = taught.folder / "models"
@@ -230,6 +282,13 @@ class TestRanking:
         assert "RANKING OF THE MODELS" in text
         assert "Cannot be transferred: " in text
         assert len(read_forecasts(taught.out / "forecasts" / "forecasts.jsonl")) == 2
+        page = (taught.out / "reports" / "analysis.html").read_text()
+        titles = [
+            "Models that might be transferred",
+            *(f"Analysis of transfer: {name}" for name in ("net.first", "other")),
+        ]
+        assert re.findall(r"-title\">(.*?)</h2>", page) == [*titles, "What was run"]
+        assert "the model has 1 image channels, and 2 are listed for the new task" in page
 
 
 class TestRepetition:

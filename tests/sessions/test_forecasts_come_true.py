@@ -104,6 +104,12 @@ def test_forecasts_are_compared_with_what_came_true(study) -> None:
         assert evaluation["rankCorrelation"][rival] == {"coefficient": pytest.approx(expected), "pairs": 3}
         assert f"rank correlation of {rival} with the measured gain: {expected:.2f} (3 pairs)" in printed
 
+    page = (study.out / "reports" / "cmp.html").read_text()
+    assert "Comparison of initialisations</h2>" in page
+    assert f"Intervals that held the measured gain: {held} of 3." in page
+    assert page.count("<td>WT</td>") == page.count("<td>RI</td>") == 3
+    assert 'href="./../comparisons/cmp/runs.csv"' in page
+
     distances = {record["pair"]["source"][:8]: record["rivals"]["domain_distance"] for record in records}
     found = {source.rpartition("-")[2]: distance for source, distance in content["domainDistances"].items()}
     assert found == {source: pytest.approx(distance) for source, distance in distances.items()}

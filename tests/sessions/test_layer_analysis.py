@@ -56,7 +56,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_everything_is_written_and_the_model_stays_as_it_is(study, run, source, pictures) -> None:
     before = source.read_bytes()
-    outcome = run("-analyseLayers", study.test(**BOTH), "-model", source)
+    outcome = run("-analyseLayers", study.test(**BOTH, report=True), "-model", source)
     assert outcome.code == 0, outcome.err
     assert source.read_bytes() == before
     plain = found(study)
@@ -75,6 +75,10 @@ def test_everything_is_written_and_the_model_stays_as_it_is(study, run, source, 
     assert {"layers.png", "cka.png", "weight_distance.csv", "cka_trained_start.csv"} <= set(digests(results(study)))
     assert "Most critical layer: " in outcome.out
     assert f"deepmedic -inspect {source}" in outcome.out
+    page = (study.out / "reports" / "segment.html").read_text()
+    assert f"<dt>Dice of the model</dt><dd>{plain['reference']:.4f}</dd>" in page
+    assert page.count('src="data:image/png;base64,') == 2
+    assert all(page.count(f"<td>{layer}</td>") >= 3 for layer in plain["layers"][:3])
 
 
 def test_a_model_that_never_moved_has_no_distance_and_no_critical_layer(study, run, source) -> None:

@@ -149,3 +149,15 @@ class TestRefusals:
         outcome = run("-newModel", study.model(), "-findLr", study.train(), "-check")
         assert outcome.code == 0, outcome.err
         assert study.files() == before
+
+
+def test_the_report_has_the_suggestion_and_every_rate(study, run, pictures) -> None:
+    config = study.train(validate=True, report=True, findLr={"minPower": -4, "maxPower": -2, "resolution": 3}, **QUICK)
+    outcome = run("-newModel", study.model(), "-findLr", config)
+    assert outcome.code == 0, outcome.err
+    page = (study.out / "reports" / "first.html").read_text()
+    assert "Search for a learning rate</h2>" in page
+    assert f"<dt>Suggestion</dt><dd>{found(study)['suggestion']:.3g}</dd>" in page
+    for rate in ("0.0001", "0.001", "0.01"):
+        assert f"<td>{rate}</td>" in page
+    assert page.count('src="data:image/png;base64,') == 1
