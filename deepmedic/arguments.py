@@ -264,10 +264,11 @@ def _refuse_misplaced(arguments: Arguments, given: set[str]) -> None:
         arguments.new_model or arguments.segment or arguments.analyse_layers or arguments.compare
     )
     analysing = bool(arguments.analyse or arguments.analyse_layers)
+    checked = "-newModel, -train, -test, -findLr, -analyse, -analyseLayers, -segment or -compare"
     rules = (
         (starting or analysing, ("-model",), "-train, -test, -findLr, -analyse or -analyseLayers"),
         (starting, ("-load",), "-train, -test or -findLr"),
-        (running, ("-check",), "-newModel, -train, -test, -findLr, -analyseLayers, -segment or -compare"),
+        (running or analysing, ("-check",), checked),
         (
             running or analysing or bool(arguments.new_configs),
             ("-overwrite",),

@@ -175,6 +175,27 @@ def analyse_candidates(
     return found, DataSummary.of(cases, data, candidates[0].start.class_names)
 
 
+def domain_shift(candidate: Candidate, data: DataSet, settings: AnalysisSettings) -> DomainShift:
+    """How far cases are from those of a model, as `analyse_candidates` finds it without source cases; nothing else.
+
+    Args:
+        candidate: the model.
+        data: labelled cases of the new task.
+        settings: how; of networks only the candidate's is used.
+    """
+    config = candidate.start.config
+    features = FeatureSettings(
+        voxels=settings.voxels,
+        device=settings.device,
+        layers=(),
+        precision=settings.precision,
+        moments_of=(candidate.name,),
+    )
+    networks = {candidate.name: candidate.start.network()}
+    cases = list(stream_features(networks, data, config.segment_size_train, features))
+    return _shift(candidate, (data, cases, None), ())
+
+
 def _concluded(
     candidate: Candidate,
     comparisons: Sequence[LayerComparison],
@@ -200,7 +221,9 @@ def _concluded(
 
 
 def _shift(
-    candidate: Candidate, target: tuple[DataSet, Sequence[CaseFeatures], Bank], source_cases: Sequence[CaseFeatures]
+    candidate: Candidate,
+    target: tuple[DataSet, Sequence[CaseFeatures], Bank | None],
+    source_cases: Sequence[CaseFeatures],
 ) -> DomainShift:
     data, cases, bank = target
     model, notes = candidate.source, []
@@ -209,7 +232,9 @@ def _shift(
         for layer, found in case.moments[candidate.name].items():
             moments[layer] = moments[layer] + found if layer in moments else found
     stored = stored_shift(candidate.start.parameters, candidate.received, moments) if model.trained else {}
-    measured = measured_shift(Bank.of(source_cases, bank.classes), bank, candidate.name) if source_cases else {}
+    measured = {}
+    if source_cases and bank is not None:
+        measured = measured_shift(Bank.of(source_cases, bank.classes), bank, candidate.name)
     names, own = candidate.start.config.channel_names, model.config.channel_names
     channels = names or tuple(f"channel {number + 1}" for number in range(candidate.start.architecture.input_channels))
     intensities = model.data.intensities or [case.intensities for case in source_cases]

@@ -7,6 +7,7 @@ same layer of a network with random weights, which sees as much of the image and
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepmedic.analysis.bank import Bank
+from deepmedic.analysis.bank import MOST_FOLDS, Bank
 from deepmedic.analysis.ccfv import CcFv, ccfv
 from deepmedic.analysis.h_score import h_score
 from deepmedic.analysis.knn import vote
 from deepmedic.analysis.linear_probe import fit_probe
 from deepmedic.analysis.logme import logme
 from deepmedic.analysis.scores import Confusions, Interval, interval
+
+_MEASURED_VOXELS = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +114,18 @@ def score_layer(bank: Bank, network: str, layer: str) -> LayerScores:
         h_score=h_score(features, bank.labels),
         ccfv=ccfv(list(bank.by_subject(features)), list(bank.by_subject(bank.labels)), bank.classes),
     )
+
+
+def seconds_per_layer(voxels: int, channels: int, classes: int, subjects: int) -> float:
+    """Measure a linear probe on made-up features, and scale it to all that `score_layer` fits; a rough number."""
+    rows = min(voxels, _MEASURED_VOXELS)
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn((rows, channels), generator=generator)
+    labels = torch.arange(rows) % classes
+    features[torch.arange(rows), labels % channels] += 2  # so that there is something to learn
+    started = time.perf_counter()
+    fit_probe(features, labels, classes)
+    return (time.perf_counter() - started) * voxels / rows * min(subjects, MOST_FOLDS)
 
 
 def compare_layer(pretrained: LayerScores, random: Sequence[LayerScores], seed: int) -> LayerComparison:

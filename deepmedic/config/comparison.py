@@ -99,7 +99,7 @@ class ComparisonConfig:
         minimum=0,
         nonempty=True,
         origin="new",
-        default_text="from an analysis of the source model in the same folderForOutput, if there is one",
+        default_text="from an analysis of the source model in the same folderForOutput, or measured",
         doc="How far the new images are from those of each source model, one number per source model, for the picture.",
     )
     report: bool = option("report", True, origin="new", doc=REPORT_DOC)

@@ -42,16 +42,20 @@ _SHARE_OF_MEMORY = 8
 class AnalysisPlan:
     """An analysis that can be made: all checks but those of voxels are passed."""
 
+    arguments: Arguments
     config: AnalysisConfig
     role: str
     """Of the new cases: "target", or "training" for those of a train config."""
     models: FoundModels
     groups: list[Group]
     device: torch.device
-    seed: int
     schedule: Schedule = field(default_factory=Schedule)
     """Of the training that is advised."""
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        return self.arguments.seed
 
 
 @dataclass
@@ -138,7 +142,7 @@ def prepare(
     models = FoundModels((), {})
     with problems.gather():
         models = _models(arguments, config, model)
-    plan = AnalysisPlan(config, role, models, [], device, arguments.seed, schedule, list(config.source.notes))
+    plan = AnalysisPlan(arguments, config, role, models, [], device, schedule, list(config.source.notes))
     for found in models.usable:
         with problems.gather():
             _add(plan, found, problems)
@@ -239,9 +243,14 @@ def _differences(data: DataSet, found: FoundModel) -> list[str]:
         return [f"{found.name}: {problem} It is analysed as it is."]
 
 
+def feature_memory(config: AnalysisConfig) -> int:
+    """Bytes that the features of all voxels may take."""
+    memory = config.execution.memory_budget
+    return int(memory * _GIB) if memory is not None else memory_limit() // _SHARE_OF_MEMORY
+
+
 def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis], DataSummary]:
     config = plan.config
-    memory = config.execution.memory_budget
     settings = AnalysisSettings(
         voxels=VoxelSettings(config.voxels_per_class, config.segments_per_case, plan.seed),
         random_networks=config.random_networks,
@@ -249,7 +258,7 @@ def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis
         smallest_gain=config.smallest_gain,
         device=plan.device,
         precision=config.execution.precision,
-        memory=int(memory * _GIB) if memory is not None else memory_limit() // _SHARE_OF_MEMORY,
+        memory=feature_memory(config),
         schedule=plan.schedule,
     )
     networks = len(group.models) + config.random_networks

@@ -24,7 +24,7 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.analysis import draw_analysis
 from deepmedic.plots.canvas import drawing
-from deepmedic.sessions import advised_config
+from deepmedic.sessions import advised_config, analysis_check
 from deepmedic.sessions.analysis import AnalysisPlan, AnalysisResult, analyse, prepare
 from deepmedic.sessions.candidates import FoundModel, start_model
 from deepmedic.sessions.pair_identity import architecture_digest, images_digest
@@ -50,6 +50,8 @@ def run(arguments: Arguments, config: AnalysisConfig | TrainConfig) -> int:
     paths = SessionPaths(folder, plan.config.session_name)
     results = paths.analyses
     request = request_digest(plan)
+    if arguments.check:
+        return analysis_check.analysis(plan, finished=_is_done(results, request, overwrite=arguments.overwrite))
     with session_lock(folder, f"{plan.config.session_name}.analysis"), session_log(paths.analysis_log):
         if _is_done(results, request, overwrite=arguments.overwrite):
             log.info("%s", (results / "analysis.txt").read_text(encoding="utf-8"))

@@ -30,8 +30,13 @@ from deepmedic.transfer.report import TransferReport
 log = logging.getLogger(__name__)
 
 
-def training(plan: TrainingPlan) -> int:
+def training(plan: TrainingPlan, told: dict[str, Any] | None = None, needs: dict[str, str] | None = None) -> int:
     """Check a training session to the last voxel; returns the exit code that the run would begin with.
+
+    Args:
+        plan: of the session.
+        told: instead of what is told of a training, where trainings are made for something else; None: nothing.
+        needs: what it needs; None: the rest of the training.
 
     Raises:
         DeepMedicError: everything that is wrong, listed together.
@@ -44,6 +49,7 @@ def training(plan: TrainingPlan) -> int:
         "device": devices.describe(plan.device),
         "receptiveField": list(plan.beginning.model.architecture.receptive_field),
         "parameters": parameters.count_parameters(plan.beginning.model.network()),
+        **(told or {}),
     }
     if plan.beginning.kind == "finished":
         report(findings | {"settings": to_plain(plan.config)}, plan.arguments)
@@ -66,7 +72,7 @@ def training(plan: TrainingPlan) -> int:
     if plan.split is not None:
         findings["split"] = {part: sorted(plan.split.split.cases_of(part)) for part in plan.split.split.parts}
     findings["skippedCases"] = skipped
-    findings["estimated"] = _needs_of_training(plan)
+    findings["estimated"] = needs_of_training(plan) if needs is None else needs
     settings = to_plain(config)
     found.suggest(plan.beginning.model.config, settings, plan.device)
     notes = [*plan.beginning.notes, *plan.notes, *found.repeated]
@@ -153,7 +159,7 @@ def seconds_per_step(plan: TrainingPlan) -> float:
         )
 
 
-def _needs_of_training(plan: TrainingPlan) -> dict[str, str]:
+def needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     """Time, memory and disk that the rest of a training session needs."""
     config, model, segment = plan.config, plan.beginning.model, plan.beginning.model.config.segment_size_train
     steps, one = remaining_steps(plan), seconds_per_step(plan)

@@ -7,7 +7,8 @@ from typing import Any
 
 from deepmedic import devices
 from deepmedic.data.memory import bytes_as_text
-from deepmedic.errors import ProblemList
+from deepmedic.data.residency import volume_bytes
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
 from deepmedic.locks import refuse_if_held
 from deepmedic.sessions import estimates
@@ -26,13 +27,14 @@ def check(plan: ComparisonPlan) -> int:
     """
     for run in plan.to_do:
         refuse_if_held(plan.config.folder_for_output, run.name)
-    if plan.trainings:
-        _read_voxels(plan)
+    skipped = _read_voxels(plan) if plan.trainings else {}
     findings: dict[str, Any] = {
         "session": plan.paths.session,
         "output": str(plan.config.folder_for_output),
         "runs": {run.name: "finished" if run.name in plan.finished else "to do" for run in plan.mine},
-        "estimated": {"time": _time(plan), "disk": bytes_as_text(plan.disk)},
+        "cases": _cases(plan),
+        "skippedCases": skipped,
+        "estimated": {"time": _time(plan), "memoryOfOneRun": _memory(plan), "disk": bytes_as_text(plan.disk)},
         "notes": plan.notes,
     }
     if plan.arguments.output is not None:
@@ -40,19 +42,44 @@ def check(plan: ComparisonPlan) -> int:
     runs = [f"  {name}: {state}" for name, state in findings["runs"].items()]
     lines = ["OK", f"session: {plan.paths.session}", f"output: {findings['output']}"]
     lines += [f"runs: {len(plan.mine)}, of which {len(plan.to_do)} to do", *runs]
-    lines += [f"time: {findings['estimated']['time']}", f"disk: {findings['estimated']['disk']}"]
+    if findings["cases"]:
+        lines.append(f"cases: {', '.join(f'{count} {what}' for what, count in findings['cases'].items())}")
+    lines += [f"time: {findings['estimated']['time']}", f"memory of one run: {findings['estimated']['memoryOfOneRun']}"]
+    lines += [f"disk: {findings['estimated']['disk']}"]
     lines += [f"note: {note}" for note in plan.notes]
     log.info("%s", "\n".join(lines))
-    return 0
+    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
-def _read_voxels(plan: ComparisonPlan) -> None:
-    """All runs have these cases, or a part of them, so they are read once."""
+def _read_voxels(plan: ComparisonPlan) -> dict[str, str]:
+    """Read what all runs have, or a part of it; return which cases would be left out, and why."""
     first, problems = plan.trainings[0], ProblemList()
     found = DataFindings.of_model(first.beginning.model.config)
-    read_all(first.training, problems, first.config.sampling, found)
-    read_all(plan.scored[0], problems, None, found)
+    skipped = read_all(first.training, problems, first.config.sampling, found)
+    skipped |= read_all(plan.scored[0], problems, None, found)
     problems.raise_if_any()
+    return skipped
+
+
+def _cases(plan: ComparisonPlan) -> dict[str, int]:
+    """By what they are for; empty where all runs are finished."""
+    if not plan.trainings:
+        return {}
+    return {"to train on": len(plan.trainings[0].training), "to score on": len(plan.scored[0])}
+
+
+def _memory(plan: ComparisonPlan) -> str:
+    """Of the most demanding run to do: its volumes and one step."""
+    return bytes_as_text(max(map(_bytes, plan.trainings), default=0))
+
+
+def _bytes(plan: TrainingPlan) -> int:
+    config, model = plan.config, plan.beginning.model
+    volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
+    step = estimates.activation_bytes(
+        model.architecture, model.config.segment_size_train, config.batch_size, training=True
+    )
+    return min(volumes, plan.budgets.training + plan.budgets.validation) + step
 
 
 def _time(plan: ComparisonPlan) -> str:

@@ -35,6 +35,7 @@ from deepmedic.plots.comparison import draw_comparison
 from deepmedic.sessions import comparison_check
 from deepmedic.sessions.comparison import ComparisonPlan, make_runs, prepare
 from deepmedic.sessions.comparison_configs import Compared
+from deepmedic.sessions.domain_distance import measure_distance
 from deepmedic.sessions.pair_identity import architecture_digest, images_digest
 from deepmedic.sessions.reporting import after_session
 
@@ -131,7 +132,7 @@ def _score_forecasts(
 
 
 def _distances(plan: ComparisonPlan, pairs: Mapping[tuple[str, str], Pair]) -> dict[str, float]:
-    """How far the new images are from those of each source: as given, else as an analysis of this pair found."""
+    """How far the new images are from those of each source: as given, as an analysis of the pair found, or measured."""
     given = plan.config.domain_distances
     if given is not None:
         return {source.name: distance for source, distance in zip(plan.sources, given, strict=True)}
@@ -140,6 +141,17 @@ def _distances(plan: ComparisonPlan, pairs: Mapping[tuple[str, str], Pair]) -> d
         pair, distance = Pair.of_forecast(record["forecast"]), record["forecast"]["rivals"].get("domain_distance")
         if pair is not None and distance is not None:
             found |= {source: distance for (_, source), own in pairs.items() if own == pair}
+    return found | _measured(plan, found)
+
+
+def _measured(plan: ComparisonPlan, known: Mapping[str, float]) -> dict[str, float]:
+    """The distances of the sources of which none is known, for the first architecture."""
+    compared = next(run.compared for run in plan.runs if run.source is not None)
+    found: dict[str, float] = {}
+    for source in plan.sources:
+        distance = None if source.name in known else measure_distance(source, compared, plan.arguments.device)
+        if distance is not None:
+            found[source.name] = distance
     return found
 
 

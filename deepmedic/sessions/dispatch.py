@@ -86,11 +86,15 @@ def find_lr(arguments: Arguments) -> int:
         split_by = "-split" if arguments.split else None
         config = load_train_config(arguments.find_lr, model=model, split_by=split_by)
     problems.raise_if_any()
-    from deepmedic.sessions import check, rate_finder
+    from deepmedic.sessions import rate_finder
 
     assert config is not None
     plan = rate_finder.prepare(arguments, config, model)
-    return check.training(plan.training) if arguments.check else rate_finder.run(plan)
+    if not arguments.check:
+        return rate_finder.run(plan)
+    from deepmedic.sessions import analysis_check
+
+    return analysis_check.rate_search(plan, finished=rate_finder.is_finished(plan))
 
 
 def analyse_layers(arguments: Arguments) -> int:

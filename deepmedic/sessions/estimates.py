@@ -167,15 +167,21 @@ def seconds_per_step(network: DeepMedicNet, segment: Size3, batch: int, device: 
 
 def seconds_of_inference(network: DeepMedicNet, data: DataSet, device: torch.device) -> float:
     """Measure the segmentation of one tile and scale it to whole volumes; a rough number, made in a moment."""
-    network, segment = network.to(device).eval(), data.needs.segment
+    segment = data.needs.segment
+    tile = math.prod(network.architecture.normal.output_size(segment))
+    voxels = sum(math.prod(headers.shape) for headers in data.headers)
+    return voxels / tile * seconds_of_segment(network, segment, device)
+
+
+def seconds_of_segment(network: DeepMedicNet, segment: Size3, device: torch.device) -> float:
+    """Measure one forward pass of one segment; a rough number, made in a moment."""
+    network = network.to(device).eval()
 
     @torch.inference_mode()
     def predict(inputs: list[torch.Tensor]) -> None:
         network(*inputs)
 
-    tile = math.prod(network.architecture.normal.output_size(segment))
-    voxels = sum(math.prod(headers.shape) for headers in data.headers)
-    return voxels / tile * _seconds_of_one(predict, network, segment, device)
+    return _seconds_of_one(predict, network, segment, device)
 
 
 def _seconds_of_one(

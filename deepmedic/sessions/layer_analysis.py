@@ -177,6 +177,15 @@ def _check_alike(one: NamedModel, other: NamedModel) -> None:
         )
 
 
+def most_voxels(plan: LayerPlan) -> int:
+    """Voxels whose features are kept, at most."""
+    return _per_class(plan) * len(plan.inference.data) * plan.model.architecture.classes
+
+
+def _per_class(plan: LayerPlan) -> int:
+    return max(_FEWEST_PER_CLASS, -(-_MOST_VOXELS // (len(plan.inference.data) * plan.model.architecture.classes)))
+
+
 def _features(plan: LayerPlan) -> tuple[Bank, list[str]]:
     """Features of all networks at the same voxels; names of those of the second model."""
     model, data = plan.model, plan.inference.data
@@ -185,9 +194,8 @@ def _features(plan: LayerPlan) -> tuple[Bank, list[str]]:
     if plan.other is not None:
         networks[OTHER] = plan.other.model.network()
     config, segment = model.config, model.config.segment_size_train
-    per_class = max(_FEWEST_PER_CLASS, -(-_MOST_VOXELS // (len(data) * config.architecture.classes)))
     settings = FeatureSettings(
-        voxels=VoxelSettings(per_class, _SEGMENTS, plan.seed),
+        voxels=VoxelSettings(_per_class(plan), _SEGMENTS, plan.seed),
         device=plan.inference.device,
         layers=all_layers(config.architecture),
         precision=plan.inference.config.execution.precision,

@@ -12,23 +12,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deepmedic import devices, versions
-from deepmedic.analysis.layer_importance import Importance, units_of
+from deepmedic import versions
+from deepmedic.analysis.layer_importance import Importance
 from deepmedic.analysis.weight_distance import Distance, total_l2
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.plain import to_plain
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ResourceError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.inference.results import case_fingerprint, labels_fingerprint
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.canvas import drawing
 from deepmedic.plots.layers import draw_layers
-from deepmedic.sessions import check, testing
-from deepmedic.sessions.data_check import DataFindings, read_all
+from deepmedic.sessions import analysis_check, testing
 from deepmedic.sessions.kept_results import digest_of_request, refuse_other_results
-from deepmedic.sessions.layer_analysis import DRAWS, LayerFindings, LayerPlan, analyse, described, prepare
+from deepmedic.sessions.layer_analysis import LayerFindings, LayerPlan, analyse, described, prepare
 from deepmedic.sessions.reporting import after_session
 
 log = logging.getLogger(__name__)
@@ -47,7 +46,8 @@ def run(arguments: Arguments, config: TestConfig) -> int:
     paths = plan.inference.paths
     folder, request = paths.layers, request_digest(plan)
     if arguments.check:
-        return _check(plan, folder)
+        finished = refuse_other_results(folder, folder / "layers.json", request, overwrite=arguments.overwrite)
+        return analysis_check.layers(plan, finished=finished)
     with ExitStack() as stack:
         stack.enter_context(session_lock(paths.folder, f"{paths.session}.layers"))
         stack.enter_context(session_log(paths.layers_log))
@@ -59,28 +59,6 @@ def run(arguments: Arguments, config: TestConfig) -> int:
         findings = analyse(plan)
         _write(plan, findings, folder, request)
     return FINISHED_WITH_SKIPPED_CASES if findings.skipped else 0
-
-
-def _check(plan: LayerPlan, folder: Path) -> int:
-    """Read every voxel, say what would be analysed, and return the exit code that the analysis would begin with."""
-    inference, problems = plan.inference, ProblemList()
-    found = DataFindings.of_model(plan.model.config)
-    skipped = read_all(inference.data, problems, None, found)
-    problems.raise_if_any()
-    units = units_of(plan.model.architecture)
-    redrawn = sum(one.kind in ("layer", "pathway") for one in units)
-    findings = {
-        "session": inference.paths.session,
-        "output": str(folder),
-        "models": [str(one.path) for one in (*inference.models, plan.other) if one is not None],
-        "device": devices.describe(inference.device),
-        "cases": len(inference.data),
-        "skippedCases": skipped,
-        "segmentationsPerCase": 1 + len(units) + DRAWS * redrawn,
-        "notes": [*plan.notes, *found.repeated],
-    }
-    check.report(findings, inference.arguments)
-    return FINISHED_WITH_SKIPPED_CASES if skipped else 0
 
 
 def request_digest(plan: LayerPlan) -> str:

@@ -162,11 +162,10 @@ def run(plan: RateFinderPlan) -> int:
         DeepMedicError: a case cannot be used, memory is not enough, or the results of another search are in the way.
     """
     paths, folder = plan.paths, plan.paths.rates
-    results = folder / f"{_NAME}.json"
     with ExitStack() as stack:
         stack.enter_context(session_lock(paths.folder, f"{paths.session}.findLr"))
         stack.enter_context(session_log(paths.rates_log))
-        if refuse_other_results(folder, results, plan.request, overwrite=plan.arguments.overwrite):
+        if is_finished(plan):
             log.info("This search was made before; its results are in %s.", folder)
             return 0
         for note in plan.training.notes:
@@ -181,6 +180,16 @@ def run(plan: RateFinderPlan) -> int:
             return interrupted.exit_code
         _write(plan, findings, folder)
     return FINISHED_WITH_SKIPPED_CASES if findings.skipped else 0
+
+
+def is_finished(plan: RateFinderPlan) -> bool:
+    """Whether this very search was made before.
+
+    Raises:
+        OutputHeldError: the results of another one are in the way.
+    """
+    folder = plan.paths.rates
+    return refuse_other_results(folder, folder / f"{_NAME}.json", plan.request, overwrite=plan.arguments.overwrite)
 
 
 def find(plan: RateFinderPlan, interruption: Interruption) -> RateFindings:

@@ -21,6 +21,7 @@ import deepmedic
 from deepmedic import checkpoints, cli
 from deepmedic.analysis.forecasts import read_forecasts
 from deepmedic.config.load import load_train_config
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.sessions import analysis_results
 
 TARGET = {
@@ -335,6 +336,45 @@ class TestRepetition:
         log = (taught.out / "logs" / "analysis.analysis.txt").read_text()
         assert "the axes of this image run LAS, those of the training images ran RAS" in log
         assert "It is analysed as it is." in log
+
+
+class TestCheck:
+    def test_it_tells_what_would_be_done_and_needed_and_writes_nothing(self, taught, run) -> None:
+        taught.model("narrow", modelName="narrow", numberOfInputChannels=1)
+        assert run("-newModel", taught.folder / "narrow.cfg").code == 0
+        [unfit] = (taught.out / "cnnModels").glob("narrow*.save")
+        config = taught.config("analysis", TARGET)
+        before, path = taught.files(), taught.folder / "check.json"
+        outcome = run("-analyse", config, "-model", taught.folder / "A.save", unfit, "-check", "-output", path)
+        assert outcome.code == 0, outcome.err
+        assert taught.files() == before
+        told = json.loads(path.read_text())
+        assert told["cases"] == {"target": 4}
+        assert list(told["models"]) == ["net.first"]
+        assert "(100.0%) of model net come from model net" in told["models"]["net.first"]
+        assert "the model has 1 image channels" in told["cannotBeTransferred"][str(unfit)]
+        assert told["layers"][0] == "normal/1"
+        assert told["layers"][-1] == "penultimate"
+        assert told["begins"] == "starts"
+        words = r"[\d.e+-]+ minutes \(measured on one segment and one linear probe\)"
+        assert re.fullmatch(words, told["estimated"]["time"])
+        channels = 3 + 4 + 3 + 4 + 5 + 5 + 3  # of the hidden layers, the penultimate features and the output
+        features = channels * 4 * 24 * 3 * 4 * 4  # bytes, voxels, classes, cases, networks
+        assert told["estimated"]["memoryOfFeatures"].startswith(f"{features / 1024:.1f} KiB (at most ")
+        assert "data:" in outcome.out
+
+    def test_it_ends_as_the_analysis_would_begin(self, taught, analyse, run) -> None:
+        config = taught.config("analysis", TARGET, sourceModels=["A.save"], allowSkippedCases=True)
+        assert run("-analyse", config).code == 0
+        assert "begins: finished: its results are there" in run("-analyse", config, "-check").out
+        assert run("-analyse", config, "-check", "-seed", 5).code == 8
+        taught.image(1, "t1").write_bytes(taught.image(1, "t1").read_bytes()[:-30])
+        skipping = run("-analyse", config, "-check", "-overwrite")
+        assert skipping.code == FINISHED_WITH_SKIPPED_CASES
+        config = taught.config("analysis", TARGET, sourceModels=["A.save"])
+        refused = run("-analyse", config, "-check", "-overwrite")
+        assert refused.code == 4
+        assert "case1_t1" in refused.err
 
 
 class TestRefusals:

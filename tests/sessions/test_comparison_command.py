@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,6 +202,8 @@ class TestRefusals:
         assert "runs: 4, of which 4 to do" in outcome.out
         assert "RI_n2_seed1: to do" in outcome.out
         assert "disk: " in outcome.out
+        assert "cases: 2 to train on, 2 to score on" in outcome.out
+        assert re.search(r"^memory of one run: [\d.]+ [KMG]?i?B$", outcome.out, re.MULTILINE)
         assert taught.files() == before
 
     @pytest.mark.parametrize(

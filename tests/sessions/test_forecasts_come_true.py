@@ -113,3 +113,10 @@ def test_forecasts_are_compared_with_what_came_true(study) -> None:
     distances = {record["pair"]["source"][:8]: record["rivals"]["domain_distance"] for record in records}
     found = {source.rpartition("-")[2]: distance for source, distance in content["domainDistances"].items()}
     assert found == {source: pytest.approx(distance) for source, distance in distances.items()}
+
+    (study.out / "forecasts" / "forecasts.jsonl").unlink()  # without a forecast the same distance is measured
+    printed = command("-compare", study.folder / "compare.cfg")
+    assert printed.count("Distance of the data from those of ") == 3
+    again = json.loads((folder / "comparison.json").read_text())
+    assert again["domainDistances"] == content["domainDistances"]
+    assert again["settings"] == content["settings"]

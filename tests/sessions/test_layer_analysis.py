@@ -158,3 +158,6 @@ class TestRefusals:
         # The model; 6 layers, 3 pathways and all as at the start; the former two drawn anew three times.
         assert found["segmentationsPerCase"] == 1 + 10 + 3 * 9
         assert [str(source)] == found["models"]
+        assert "for 38 segmentations of each case" in found["estimated"]["time"]
+        assert found["estimated"]["memoryOfFeatures"].endswith("B")
+        assert found["begins"] == "starts"

@@ -10,10 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from study import Study
 
 from deepmedic.arguments import parse
+from deepmedic.model import parameters
 from deepmedic.sessions import rate_finder
+from deepmedic.training import rate_search
 
 QUICK = {"numberOfSubepochs": 1}
 SEARCH = {"minPower": -4, "maxPower": 6.0, "resolution": 2, "rampSteps": 20}
@@ -146,9 +149,26 @@ class TestRefusals:
 
     def test_check_writes_nothing(self, study, run) -> None:
         before = study.files()
-        outcome = run("-newModel", study.model(), "-findLr", study.train(), "-check")
+        config = study.train(validate=True, numberOfEpochs=50, findLr={"resolution": 7, "epochs": 3, "rampSteps": 40})
+        path = study.folder / "check.json"
+        outcome = run("-newModel", study.model(), "-findLr", config, "-check", "-output", path)
         assert outcome.code == 0, outcome.err
         assert study.files() == before
+        told = json.loads(path.read_text())
+        steps = 7 * 3 * 2 * (8 // 4)  # rates, epochs, sub-epochs, batches: not those of 50 epochs
+        assert f"hours for {steps} steps of 7 rates and at most 40 steps of the ramp" in told["estimated"]["time"]
+        assert told["session"] == "first"
+        assert told["output"].endswith("learningRates/first")
+        assert told["cases"] == {"training": 2, "validation": 1}
+        assert told["begins"] == "starts; the model stays as it is"
+
+    def test_check_tells_a_finished_search_from_another_one(self, study, run) -> None:
+        config = study.train(findLr={"rampSteps": 20})
+        command = ("-newModel", study.model(), "-findLr", config)
+        assert run(*command).code == 0
+        assert "begins: finished: its results are there" in run(*command, "-check").out
+        study.train(findLr={"rampSteps": 21})
+        assert run(*command, "-check").code == 8
 
 
 def test_the_report_has_the_suggestion_and_every_rate(study, run, pictures) -> None:
@@ -161,3 +181,34 @@ def test_the_report_has_the_suggestion_and_every_rate(study, run, pictures) -> N
     for rate in ("0.0001", "0.001", "0.01"):
         assert f"<td>{rate}</td>" in page
     assert page.count('src="data:image/png;base64,') == 1
+
+
+def test_rates_of_layers_keep_their_ratios_and_every_rate_ends_with_the_weights_of_the_start(
+    study, run, monkeypatch
+) -> None:
+    """One step of plain gradient descent for each rate: how far a weight moves is its rate times the same gradient."""
+    moved: list[dict[str, torch.Tensor]] = []
+    put_into = rate_search.put_into
+
+    def note(network: Any, weights: Any) -> None:
+        now, start = parameters.named_tensors(network), weights["parameters"]
+        moved.append({name: (tensor - start[name]).detach() for name, tensor in now.items()})
+        put_into(network, weights)
+        assert all(torch.equal(tensor, start[name]) for name, tensor in parameters.named_tensors(network).items())
+
+    monkeypatch.setattr(rate_search, "put_into", note)
+    search = {"method": "grid", "minPower": -1, "maxPower": 0, "resolution": 2}
+    one_step = {"numberTrainingSegmentsLoadedOnGpuPerSubep": 4, "sgd0orAdam1orRms2": 0, "momentumValue": 0.0}
+    for decay in (None, 0.5):
+        config = study.train(
+            validate=True, findLr=search, learningRateDecayPerLayer=decay, L1_reg=0.0, L2_reg=0.0, **one_step, **QUICK
+        )
+        assert run("-newModel", study.model(), "-findLr", config, "-overwrite").code == 0
+    plain, tenfold, slower, both = moved[1::2]  # every rate begins and ends with the weights of the start
+    shares = {"fc/2/weight": 1.0, "fc/1/weight": 0.5, "normal/2/weight": 0.25, "normal/1/weight": 0.125}
+    for name, share in shares.items():
+        assert plain[name].abs().max() > 1e-4
+        tolerances = {"rtol": 1e-3, "atol": 2e-6}  # a step is the difference of rounded weights
+        torch.testing.assert_close(tenfold[name], 10 * plain[name], **tolerances)
+        torch.testing.assert_close(slower[name], share * plain[name], **tolerances)
+        torch.testing.assert_close(both[name], 10 * share * plain[name], **tolerances)
