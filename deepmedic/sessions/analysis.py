@@ -20,7 +20,7 @@ from deepmedic.analysis.transferability import LayerComparison
 from deepmedic.analysis.voxels import VoxelSettings
 from deepmedic.arguments import Arguments
 from deepmedic.config.analysis import AnalysisConfig
-from deepmedic.config.load import load_model_config
+from deepmedic.config.load import load_model_config, load_train_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
@@ -176,7 +176,9 @@ def analyse(plan: AnalysisPlan) -> AnalysisResult:
 def _schedule(config: AnalysisConfig | TrainConfig) -> Schedule:
     """Of a train config; without one that of a train config that says nothing of it."""
     if isinstance(config, AnalysisConfig):
-        return Schedule()
+        if config.training is None:
+            return Schedule()
+        config = load_train_config(config.training)
     rate = config.in_phase(0).optimizer.learning_rate
     return Schedule(config.total_epochs, config.subepochs * config.segments_per_subepoch, rate)
 

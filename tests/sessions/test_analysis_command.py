@@ -174,6 +174,8 @@ class TestAdvice:
         advised = load_train_config(path)
         assert (advised.session_name, advised.batch_size) == ("analysisAdvised", 4)
         assert [phase.optimizer.learning_rate for phase in advised.phases] == pytest.approx([0.005, 0.0005])
+        assert [phase.epochs for phase in advised.phases] == [1, 1]
+        assert [phase["epochs"] for phase in advice(found(taught))["phases"]] == [1, 1]
         start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
         assert start["config"]["class_names"] == ["background", "inside", "outside"]
         taught.train(numberOfEpochs=2, learningRate=0.004)
