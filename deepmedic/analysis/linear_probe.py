@@ -20,8 +20,10 @@ _SUFFICIENT = 1e-4
 """Of the fall that a step promises, the part that it must keep (Armijo's rule)."""
 _SHORTEST = 1e-6
 _SMALL = 1e-9
-_LARGEST = 3000
-"""Weights of a probe up to which their Hessian is computed; it has the square of that many entries."""
+_MOST_PRODUCTS = 200
+"""Products with the Hessian for one step."""
+_INEXACT = 0.1
+"""Most that is left of the gradient in a step, as a share of it; less as the minimum comes near."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,6 @@ class LinearProbe:
 
 def fit_probe(features: Tensor, labels: Tensor, classes: int, ridge: float = RIDGE) -> LinearProbe:
     """Fit a probe by Newton's method in float64, from zero weights; equal arguments give equal numbers.
-
-    With very many weights an upper bound stands for the Hessian, and the minimum is reached less exactly.
 
     Every class has the same weight in the cost, however many voxels it has. The cost is convex, with a single minimum.
 
@@ -87,7 +87,9 @@ class _Cost:
         self.share = (1 / (self.one_hot.sum(dim=0) * classes))[targets]
         self.ridge = inputs.new_full((inputs.shape[1], 1), ridge)
         self.ridge[-1] = 0.0
-        self._bound: Tensor | None = None
+        bound = self.inputs.T @ (self.share[:, None] * self.inputs) / 2
+        bound.diagonal().add_(self.ridge[:, 0] + _SMALL)
+        self._bound = torch.linalg.cholesky(bound)
 
     def __call__(self, weights: Tensor) -> float:
         logs = functional.log_softmax(self.inputs @ weights, dim=1)
@@ -95,40 +97,36 @@ class _Cost:
         return float(fit + (self.ridge * weights.square()).sum() / 2)
 
     def step(self, weights: Tensor) -> tuple[Tensor, float]:
-        """Return a step [channel + 1, class] that lowers the cost, and how much it falls along it at first."""
-        return self._bounded(weights) if weights.numel() > _LARGEST else self._newton(weights)
+        """Return a step [channel + 1, class] that lowers the cost, and how much it falls along it at first.
 
-    def _bounded(self, weights: Tensor) -> tuple[Tensor, float]:
-        """Newton's step with an upper bound in place of the Hessian, one small matrix for all classes.
-
-        Boehning, "Multinomial logistic regression algorithm" (1992).
+        It is Newton's, as nearly as conjugate gradients find it: the Hessian, with the square of the number of weights
+        as entries, is only multiplied with, never computed. An upper bound of it, one small matrix for all classes
+        (Boehning, "Multinomial logistic regression algorithm", 1992), is what they are preconditioned by. The nearer
+        the minimum, the more exact is the step (Dembo, Eisenstat and Steihaug, "Inexact Newton methods", 1982).
         """
-        if self._bound is None:
-            bound = self.inputs.T @ (self.share[:, None] * self.inputs) / 2
-            bound.diagonal().add_(self.ridge[:, 0] + _SMALL)
-            self._bound = torch.linalg.cholesky(bound)
         probabilities = torch.softmax(self.inputs @ weights, dim=1)
         gradient = self.inputs.T @ (self.share[:, None] * (probabilities - self.one_hot)) + self.ridge * weights
-        solved = torch.cholesky_solve(gradient, self._bound)
-        return -solved, float((gradient * solved).sum())
+        solution, rest = torch.zeros_like(gradient), gradient
+        scaled = torch.cholesky_solve(rest, self._bound)
+        direction, left = scaled, float((rest * scaled).sum())
+        enough = left * min(_INEXACT, left**0.5) ** 2
+        for _ in range(_MOST_PRODUCTS):
+            if left <= enough or left <= _TOLERANCE**2:
+                break
+            product = self._times_hessian(direction, probabilities)
+            length = left / float((direction * product).sum())
+            solution, rest = solution + length * direction, rest - length * product
+            scaled = torch.cholesky_solve(rest, self._bound)
+            before, left = left, float((rest * scaled).sum())
+            direction = scaled + left / before * direction
+        return -solution, float((gradient * solution).sum())
 
-    def _newton(self, weights: Tensor) -> tuple[Tensor, float]:
-        shares = self.share[:, None] * torch.softmax(self.inputs @ weights, dim=1)
-        gradient = self.inputs.T @ (shares - self.share[:, None] * self.one_hot) + self.ridge * weights
-        rows, columns = weights.shape
-        hessian = weights.new_empty((columns, rows, columns, rows))
-        probabilities = shares / self.share[:, None]
-        for one in range(columns):
-            for other in range(one + 1):
-                factor = shares[:, one] * (float(one == other) - probabilities[:, other])
-                block = self.inputs.T @ (factor[:, None] * self.inputs)
-                hessian[one, :, other], hessian[other, :, one] = block, block.T
-        matrix = hessian.view(columns * rows, columns * rows)
+    def _times_hessian(self, weights: Tensor, probabilities: Tensor) -> Tensor:
+        """The Hessian where the probabilities [voxel, class] are these, times weights [channel + 1, class]."""
+        scores = probabilities * (self.inputs @ weights)
+        scores = self.share[:, None] * (scores - probabilities * scores.sum(dim=1, keepdim=True))
         # Adding a number to all biases changes no probability; a trace of ridge chooses among them.
-        matrix.diagonal().add_(self.ridge.T.expand(columns, rows).reshape(-1) + _SMALL)
-        flat = gradient.T.reshape(-1)
-        solved = torch.cholesky_solve(flat[:, None], torch.linalg.cholesky(matrix))[:, 0]
-        return -solved.view(columns, rows).T, float(flat @ solved)
+        return self.inputs.T @ scores + (self.ridge + _SMALL) * weights
 
 
 def _minimise(cost: _Cost) -> Tensor:

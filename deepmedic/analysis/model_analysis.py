@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from deepmedic.analysis.scores import Confusions, Interval, interval
 from deepmedic.analysis.taps import hidden_layers
 from deepmedic.analysis.transferability import LayerComparison, compare_layer, score_layer
 from deepmedic.analysis.voxels import VoxelSettings
+from deepmedic.analysis.workers import single_threaded_workers
 from deepmedic.data.dataset import DataSet
 from deepmedic.inference.execution import Precision
 from deepmedic.model.saved import SavedModel
@@ -161,17 +163,19 @@ def analyse_candidates(
     if source_data is not None:
         own = {candidate.name: networks[candidate.name] for candidate in candidates}
         source_cases = list(stream_features(own, source_data, segment, features, progress[0]))
-    baseline = {layer: [score_layer(bank, name, layer) for name in random] for layer in layers}
     found = []
-    for candidate in candidates:
-        comparisons = []
-        for layer in layers:
-            scores = score_layer(bank, candidate.name, layer)
-            comparisons.append(compare_layer(scores, baseline[layer], settings.seed))
-            if progress[1] is not None:
-                progress[1](candidate.name, comparisons[-1])
-        shift = _shift(candidate, (data, cases, bank), source_cases)
-        found.append(_concluded(candidate, comparisons, bank, shift, settings))
+    places = itertools.product((*random, *(candidate.name for candidate in candidates)), layers)
+    with single_threaded_workers() as workers:
+        scores = workers.map(lambda place: score_layer(bank, *place), places)  # in the order of the places
+        baseline = {name: dict(zip(layers, scores, strict=False)) for name in random}
+        for candidate in candidates:
+            comparisons = []
+            for layer, pretrained in zip(layers, scores, strict=False):
+                comparisons.append(compare_layer(pretrained, [baseline[name][layer] for name in random], settings.seed))
+                if progress[1] is not None:
+                    progress[1](candidate.name, comparisons[-1])
+            shift = _shift(candidate, (data, cases, bank), source_cases)
+            found.append(workers.submit(_concluded, candidate, comparisons, bank, shift, settings).result())
     return found, DataSummary.of(cases, data, candidates[0].start.class_names)
 
 
