@@ -82,6 +82,7 @@ def layer_importance(
     draws: int,
     seed: int,
     units: Sequence[Unit] | None = None,
+    reference: float | None = None,
 ) -> Iterator[Importance]:
     """Replace one unit after the other and yield what it does; between, the network is as it was, bit by bit.
 
@@ -94,9 +95,10 @@ def layer_importance(
         draws: how often a unit is drawn anew.
         seed: of the draws.
         units: None: those of `units_of`.
+        reference: score of the network as it is, where that is known already.
     """
     trained = {name: tensor.detach().cpu().clone() for name, tensor in parameters.named_tensors(network).items()}
-    reference = score(network)
+    reference = score(network) if reference is None else reference
     for unit in units_of(network.architecture) if units is None else units:
         with replaced(network, unit.layers, start):
             reinitialised = score(network)

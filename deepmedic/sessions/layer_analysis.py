@@ -14,8 +14,8 @@ from tqdm import tqdm
 from deepmedic import devices
 from deepmedic.analysis.bank import Bank
 from deepmedic.analysis.cka import Similarity, cka
-from deepmedic.analysis.features import FeatureSettings, stream_features
-from deepmedic.analysis.layer_importance import Importance, layer_importance
+from deepmedic.analysis.features import FeatureSettings, bytes_per_voxel, stream_features
+from deepmedic.analysis.layer_importance import Importance, layer_importance, units_of
 from deepmedic.analysis.layerwise_knn import KnnRow, layerwise_knn
 from deepmedic.analysis.taps import all_layers
 from deepmedic.analysis.voxels import VoxelSettings
@@ -34,6 +34,7 @@ from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import testing
 from deepmedic.sessions.ensemble import NamedModel
+from deepmedic.sessions.kept_units import KeptUnits
 from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.testing import TestPlan
 from deepmedic.sessions.weights import read_model
@@ -47,7 +48,9 @@ _MOST_VOXELS, _FEWEST_VOXELS = 3600, 2000
 """Over all cases and classes, not all of which every case has; and the least that CKA is not warned of for."""
 _FEWEST_PER_CLASS = 48
 _SEGMENTS = 24
+_GIB = 2**30
 _SHARE_OF_MEMORY = 8
+"""Of the memory, the part for features, and after them for cases, when `memoryBudget` is not given."""
 
 
 @dataclass
@@ -121,8 +124,12 @@ def prepare(arguments: Arguments, config: TestConfig) -> LayerPlan:
     return LayerPlan(plan, other, [*plan.notes, *shared])
 
 
-def analyse(plan: LayerPlan) -> LayerFindings:
-    """Make the analysis; the same plan gives the same numbers on the same device.
+def analyse(plan: LayerPlan, kept: KeptUnits) -> LayerFindings:
+    """Make the analysis; the same plan gives the same numbers on the same device, interrupted or not.
+
+    Args:
+        plan: of it.
+        kept: units that were replaced before an interruption; gets the others.
 
     Raises:
         DataError: a case cannot be used.
@@ -138,8 +145,10 @@ def analyse(plan: LayerPlan) -> LayerFindings:
         groups = {TRAINED: [TRAINED], START: [START], "random": random}
         knn = layerwise_knn(bank, groups, layers, plan.seed)
         similarities = _similarities(plan, bank, layers, others)
-        importance, skipped = _importance(plan)
-    return LayerFindings(layers, distances, importance, knn, similarities, len(bank.labels), skipped)
+        voxels = len(bank.labels)
+        del bank  # its memory is for the cases that are segmented now
+        importance = _importance(plan, kept)
+    return LayerFindings(layers, distances, importance, knn, similarities, voxels, kept.skipped)
 
 
 def _check(plan: TestPlan, problems: ProblemList) -> None:
@@ -183,7 +192,18 @@ def most_voxels(plan: LayerPlan) -> int:
 
 
 def _per_class(plan: LayerPlan) -> int:
-    return max(_FEWEST_PER_CLASS, -(-_MOST_VOXELS // (len(plan.inference.data) * plan.model.architecture.classes)))
+    """Voxels of each class from each case: as many as CKA needs, and as the memory has room for."""
+    groups = len(plan.inference.data) * plan.model.architecture.classes
+    wanted = max(_FEWEST_PER_CLASS, -(-_MOST_VOXELS // groups))
+    layers = all_layers(plan.model.architecture)
+    per_voxel = bytes_per_voxel(plan.model.architecture, layers) * (2 + DRAWS + (plan.other is not None))
+    return max(1, min(wanted, _memory(plan.inference) // (per_voxel * groups)))
+
+
+def _memory(inference: TestPlan) -> int:
+    """Bytes that features may take, and after them the cases that are segmented again and again."""
+    budget = inference.config.execution.memory_budget
+    return int(budget * _GIB) if budget is not None else memory_limit() // _SHARE_OF_MEMORY
 
 
 def _features(plan: LayerPlan) -> tuple[Bank, list[str]]:
@@ -237,10 +257,10 @@ def _similarities(plan: LayerPlan, bank: Bank, layers: Sequence[str], others: Se
     return similarities
 
 
-def _importance(plan: LayerPlan) -> tuple[list[Importance], dict[str, str]]:
-    """Replace the layers; return what it does, and why cases were left out."""
-    inference = plan.inference
-    source, skipped = _Held(inference.data), dict[str, str]()
+def _importance(plan: LayerPlan, kept: KeptUnits) -> list[Importance]:
+    """Replace the units that were not replaced before; return what all of them do, in their order."""
+    inference, units = plan.inference, units_of(plan.model.architecture)
+    source, skipped = _Held(inference.data, _memory(inference)), dict[str, str]()
     options = SegmentationOptions(
         inference=testing.inference_settings(inference),
         purpose="Validation",
@@ -254,23 +274,23 @@ def _importance(plan: LayerPlan) -> tuple[list[Importance], dict[str, str]]:
         return summary.mean_foreground_dice
 
     network = plan.model.network().to(inference.device)
-    found = []
-    with tqdm(desc="layers replaced", unit="unit", leave=False, disable=None) as bar:
-        for one in layer_importance(network, plan.start, score, DRAWS, plan.seed):
+    to_do = [unit for unit in units if kept.find(unit) is None]
+    with tqdm(desc="layers replaced", unit="unit", total=len(to_do), leave=False, disable=None) as bar:
+        for one in layer_importance(network, plan.start, score, DRAWS, plan.seed, to_do, kept.reference):
+            kept.keep(one, skipped)
             drop, deviation = one.random_drop
             text = f", drawn anew: {drop:+.4f} (sd {deviation:.4f})" if one.rerandomised else ""
             log.info("%s: drop in Dice as at the start: %+.4f%s", one.unit.name, one.criticality, text)
-            found.append(one)
             bar.update()
-    return found, skipped
+    return [one for one in map(kept.find, units) if one is not None]
 
 
 class _Held:
     """Cases that are segmented again and again: in memory after the first time, if all of them have room."""
 
-    def __init__(self, data: DataSet) -> None:
+    def __init__(self, data: DataSet, memory: int) -> None:
         self._data: CaseSource = data
-        self._keeps = volume_bytes(data) <= memory_limit() // _SHARE_OF_MEMORY
+        self._keeps = volume_bytes(data) <= memory
         self._kept: dict[int, list[PreparedCase]] = {}
 
     @property

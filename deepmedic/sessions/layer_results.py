@@ -27,11 +27,13 @@ from deepmedic.plots.canvas import drawing
 from deepmedic.plots.layers import draw_layers
 from deepmedic.sessions import analysis_check, testing
 from deepmedic.sessions.kept_results import digest_of_request, refuse_other_results
+from deepmedic.sessions.kept_units import KeptUnits
 from deepmedic.sessions.layer_analysis import LayerFindings, LayerPlan, analyse, described, prepare
 from deepmedic.sessions.reporting import after_session
 
 log = logging.getLogger(__name__)
 
+_UNITS = "finished_units.json"
 _IDLE = 0.01
 """Drop in Dice below which a layer may as well go back to its start."""
 
@@ -56,8 +58,12 @@ def run(arguments: Arguments, config: TestConfig) -> int:
             return 0
         for note in plan.notes:
             log.warning("%s", note)
-        findings = analyse(plan)
+        kept = KeptUnits(folder / _UNITS, request)
+        if not arguments.overwrite:
+            kept = KeptUnits.read(folder / _UNITS, request)
+        findings = analyse(plan, kept)
         _write(plan, findings, folder, request)
+        kept.remove()
     return FINISHED_WITH_SKIPPED_CASES if findings.skipped else 0
 
 

@@ -14,6 +14,7 @@ from study import Study
 
 from deepmedic import checkpoints
 from deepmedic.sessions import layer_analysis, layer_results
+from deepmedic.sessions.kept_units import KeptUnits
 
 BOTH = {
     "channels": ["lists/train_t1.cfg", "lists/train_t2.cfg"],
@@ -121,6 +122,67 @@ def test_a_case_that_cannot_be_read_is_left_out_where_that_is_allowed(study, run
     config = study.test(**BOTH, allowSkippedCases=True)
     assert run("-analyseLayers", config, "-model", source).code == 9
     assert list(found(study)["skippedCases"]) == ["case1_t1"]
+
+
+class TestInterruption:
+    def test_units_that_were_replaced_are_not_replaced_again_and_the_results_are_the_same(
+        self, study, run, source, monkeypatch
+    ) -> None:
+        command = ("-analyseLayers", study.test(**BOTH), "-model", source)
+        segmented: list[int] = []
+        segment_cases = layer_analysis.segment_cases
+
+        def counted(*words: Any) -> Any:
+            segmented.append(1)
+            if stop_after is not None and len(segmented) > stop_after:
+                raise KeyboardInterrupt
+            return segment_cases(*words)
+
+        monkeypatch.setattr(layer_analysis, "segment_cases", counted)
+        stop_after: int | None = 1 + 4 * 2  # the model, then every layer once as it was and three times drawn anew
+        assert run(*command).code == 130
+        assert sorted(path.name for path in results(study).iterdir()) == ["finished_units.json"]
+        stop_after = None
+        outcome = run(*command)
+        assert outcome.code == 0, outcome.err
+        assert "Going on: 2 units were replaced before the interruption." in outcome.out
+        whole = 1 + 10 + 3 * 9
+        assert len(segmented) == 1 + 4 * 2 + 1 + (whole - 1 - 4 * 2)
+        found = digests(results(study))
+        assert "finished_units.json" not in found
+        assert run(*command, "-overwrite").code == 0
+        assert digests(results(study)) == found
+
+    def test_units_of_another_request_and_damaged_ones_are_not_used(self, study, run, source) -> None:
+        results(study).mkdir(parents=True)
+        path = results(study) / "finished_units.json"
+        for text in ('{"format": 1, "request": "another", "units": {"normal/1": {}}, "skippedCases": {}}', "{"):
+            path.write_text(text)
+            outcome = run("-analyseLayers", study.test(**BOTH), "-model", source, "-overwrite")
+            assert outcome.code == 0, outcome.err
+            assert "Going on" not in outcome.out
+            path.write_text(text)
+            assert KeptUnits.read(path, "this one").units == {}
+
+
+def test_features_and_cases_stay_within_the_memory_budget(study, run, source, monkeypatch) -> None:
+    kept = []
+    held = layer_analysis._Held
+
+    def noted(data: Any, memory: int) -> Any:
+        kept.append(held(data, memory))
+        return kept[-1]
+
+    monkeypatch.setattr(layer_analysis, "_Held", noted)
+    voxels = []
+    for budget in (1.0, 4e-5):
+        outcome = run("-analyseLayers", study.test(**BOTH, memoryBudget=budget), "-model", source, "-overwrite")
+        assert outcome.code == 0, outcome.err
+        voxels.append(found(study)["voxels"])
+    assert [one._keeps for one in kept] == [True, False]
+    channels = 3 + 4 + 3 + 4 + 5 + 5 + 3  # of all layers, that of the classes included
+    assert voxels[1] < voxels[0]
+    assert voxels[1] * channels * 4 * 5 <= 4e-5 * 2**30  # bytes, networks
 
 
 class TestRefusals:
