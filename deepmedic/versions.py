@@ -25,6 +25,7 @@ def describe() -> str:
         "cuDNN of torch": _cudnn(),
         "numpy": installed("numpy"),
         "nibabel": installed("nibabel"),
+        "isal": installed("isal"),
         "NVIDIA driver": driver.version if driver else "none",
         "GPU": ", ".join(driver.gpus) if driver and driver.gpus else "none",
     }
