@@ -90,6 +90,11 @@ class SubepochSampler:
         """Whether a case is resident as it was read."""
         return CaseKey(self.role, case) in self.pool
 
+    def resident(self, case: int) -> PreparedCase | None:
+        """A case as it was read, if it is resident; its tensors are views into the pool."""
+        key = CaseKey(self.role, case)
+        return self.pool.view(key) if key in self.pool else None
+
     def expect(self, coming: Sequence[tuple[int, int]]) -> None:
         """Let the pool know which cases the coming subepochs, as (epoch, subepoch), want and how soon."""
         next_use: dict[Hashable, int] = {}
@@ -199,8 +204,7 @@ class SubepochSampler:
 
     def _resident_original(self, key: Hashable) -> PreparedCase | None:
         assert isinstance(key, CaseKey)
-        original = CaseKey(self.role, key.case)
-        return self.pool.view(original) if original in self.pool else None
+        return self.resident(key.case)
 
     def _change(self, key: Hashable) -> Change:
         """How the version of this key is made of the case as it was read."""

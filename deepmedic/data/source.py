@@ -157,6 +157,10 @@ class SegmentSource:
                 return
             self._reader.take(case)
 
+    def resident(self, case: int) -> PreparedCase | None:
+        """A case as it was read, if it is resident: views that are valid until the next batch is asked for."""
+        return self.sampler.resident(case)
+
     def give_up_volumes(self, *, in_use: bool) -> bool:
         """Give up resident cases, for good all but those of one subepoch; return whether that made room.
 

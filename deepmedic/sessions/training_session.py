@@ -9,9 +9,11 @@ from typing import Any
 
 from deepmedic import devices
 from deepmedic.data.dataset import DataSet
+from deepmedic.data.resident_cases import ResidentCases
 from deepmedic.data.source import SegmentSource
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
+from deepmedic.inference.case_reading import CaseSource
 from deepmedic.logs import EventLog
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
@@ -186,9 +188,13 @@ class TrainingSession:
         return learning
 
     def _volume_validation(self) -> VolumeValidation | None:
-        plan, data = self.plan, self.plan.validation_volumes
-        if data is None:
+        plan, volumes = self.plan, self.plan.validation_volumes
+        if volumes is None:
             return None
+        data: CaseSource = volumes
+        if self.validation is not None:
+            # While whole volumes are validated no batch is asked for, so what is resident stays where it is.
+            data = ResidentCases(volumes, self.validation.data, self.validation.resident)
         leave_if_asked = self.interruption.raise_if_requested
         return VolumeValidation(self.config, data, self.model, plan.device, plan.paths.predictions, leave_if_asked)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from deepmedic.config.training import TrainConfig
-from deepmedic.data.dataset import DataSet
 from deepmedic.devices import is_deterministic
+from deepmedic.inference.case_reading import CaseSource
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.feature_maps import selected_feature_maps
 from deepmedic.inference.results import ResultFiles, RunIdentity
@@ -27,7 +27,7 @@ class VolumeValidation:
     def __init__(
         self,
         config: TrainConfig,
-        data: DataSet,
+        data: CaseSource,
         model: SavedModel,
         device: torch.device,
         predictions: Path,

@@ -1,0 +1,68 @@
+"""Validation on whole volumes takes the cases that validation on samples keeps in memory; they equal those on disk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from deepmedic.data.dataset import DataSet
+from deepmedic.data.resident_cases import ResidentCases
+
+TENSORS = ("channels", "labels", "roi", "border_values")
+
+
+@pytest.fixture
+def validated(study, run, monkeypatch):
+    """Train for two epochs with validation; return each case as validation on whole volumes gets it, as it is on disk,
+    and whether it was read."""
+
+    def validated(model=None, **changes):
+        found = []
+        read, load = DataSet.load, ResidentCases.load
+
+        def watched(self, index):
+            reads = []
+            with monkeypatch.context() as patch:
+                patch.setattr(DataSet, "load", lambda data, case: reads.append(case) or read(data, case))
+                case = load(self, index)
+            found.append((case, read(self._data, index), bool(reads)))
+            return case
+
+        monkeypatch.setattr(ResidentCases, "load", watched)
+        config = study.train(validate=True, **changes)
+        assert run("-newModel", study.model(**(model or {})), "-train", config).code == 0
+        return found
+
+    return validated
+
+
+@pytest.mark.parametrize("with_roi", [True, False])
+@pytest.mark.parametrize("pad", [True, False])
+def test_cases_in_memory_are_not_read_again(validated, study, with_roi, pad):
+    if with_roi:
+        # Two cases, of which only the first has a mask: both are kept with one.
+        study.list_cases("val", [2, 1])
+        (study.folder / "lists" / "val_roi.cfg").write_text("../images/case2_roi.nii.gz\n-\n")
+    changes = {} if with_roi else {"roiMasksValidation": None, "roiMasksTraining": None}
+    found = validated(padInputImagesBool=pad, **changes)
+    assert len(found) == (4 if with_roi else 2)
+    for case, on_disk, was_read in found:
+        assert not was_read
+        assert (case.name, case.padding, case.header) == (on_disk.name, on_disk.padding, on_disk.header)
+        for name in TENSORS:
+            one, other = getattr(case, name), getattr(on_disk, name)
+            assert (one is None) == (other is None)
+            assert one is None or torch.equal(one, other)
+
+
+def test_what_is_kept_in_another_way_is_read(validated):
+    """Resampled cases, of which labels on the grid of the files are not kept."""
+    found = validated(resampleTo=[2.0, 2.0, 2.0])
+    assert [was_read for _, _, was_read in found] == [True, True]
+
+
+def test_other_padding_is_read(validated):
+    """Tiles larger than the image, so that it is padded further for whole volumes than for samples."""
+    found = validated(model={"segmentsDimInference": [31, 13, 13]})
+    assert [was_read for _, _, was_read in found] == [True, True]
+    assert all(case.size[0] == 31 for case, _, _ in found)
