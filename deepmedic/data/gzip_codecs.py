@@ -67,12 +67,23 @@ def deflater(content: Content) -> Deflater:
     Labels are left to zlib, which makes them smallest and needs little time for them. Floats hardly become smaller
     than by shortening runs of zeros.
     """
+    return _deflater(content, _AS_GZIP)
+
+
+def deflated(values: bytes, content: Content) -> bytes:
+    """Pack bytes in the same way, in zlib's container (RFC 1950)."""
+    packer = _deflater(content, zlib.MAX_WBITS)
+    return packer.compress(values) + packer.flush()
+
+
+def _deflater(content: Content, container: int) -> Deflater:
     if content == "labels":
-        return zlib.compressobj(6, zlib.DEFLATED, _AS_GZIP)
+        return zlib.compressobj(6, zlib.DEFLATED, container)
     isal = _isal()
     if isal is not None:
-        return isal.compressobj(_FAST_LEVEL, isal.DEFLATED, _AS_GZIP)
-    return zlib.compressobj(1, zlib.DEFLATED, _AS_GZIP, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
+        packer: Deflater = isal.compressobj(_FAST_LEVEL, isal.DEFLATED, container)
+        return packer
+    return zlib.compressobj(1, zlib.DEFLATED, container, zlib.DEF_MEM_LEVEL, zlib.Z_RLE)
 
 
 def errors() -> tuple[type[Exception], ...]:

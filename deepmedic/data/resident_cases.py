@@ -13,7 +13,8 @@ from deepmedic.data.preprocessing import PreparedCase
 class ResidentCases:
     """The cases of a data set; those that another one keeps resident, and pads in the same way, are taken from there.
 
-    Validation on samples keeps the cases that validation on whole volumes is about to read.
+    Validation on samples keeps the cases that validation on whole volumes is about to read, and training those that a
+    model describes.
     """
 
     def __init__(self, data: DataSet, keeper: DataSet, resident: Callable[[int], PreparedCase | None]) -> None:
@@ -40,9 +41,22 @@ class ResidentCases:
         Raises:
             DataError: as `DataSet.load`.
         """
+        case = self._if_resident(index)
+        return self._data.load(index) if case is None else case
+
+    def load_if_usable(self, index: int) -> PreparedCase | None:
+        """One case as `load` gives it; None for one that cannot be used while cases may be skipped."""
+        case = self._if_resident(index)
+        return self._data.load_if_usable(index) if case is None else case
+
+    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
+        """Read one case and prepare it for each of several networks, as `DataSet.load_each`."""
+        return self._data.load_each(index, needs)
+
+    def _if_resident(self, index: int) -> PreparedCase | None:
         case = self._resident(index) if self._is_prepared_alike(index) else None
         if case is None:
-            return self._data.load(index)
+            return None
         return replace(
             case,
             channels=case.channels.cpu(),
@@ -52,10 +66,6 @@ class ResidentCases:
             weight_maps=None if case.weight_maps is None else case.weight_maps.cpu(),
             border_values=case.border_values.cpu(),
         )
-
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case and prepare it for each of several networks, as `DataSet.load_each`."""
-        return self._data.load_each(index, needs)
 
     def _is_prepared_alike(self, index: int) -> bool:
         """Whether both data sets prepare a case to equal tensors, and keep all of it."""

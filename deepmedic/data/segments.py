@@ -117,7 +117,8 @@ def _cut(
     labels = None
     if with_labels and pool.labels is not None:
         first = _sum(begin, geometry.label_offset)
-        labels = pool.labels[_elements(pool, (rows, points), first, geometry.output_size, (1, 1, 1))].long()
+        elements = _elements(pool, (rows, points), first, geometry.output_size, (1, 1, 1))
+        labels = pool.labels.index_select(0, elements.view(-1)).view(elements.shape).long()
     return SegmentBatch(tuple(inputs), labels)
 
 

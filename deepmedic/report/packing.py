@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import base64
 import json
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from deepmedic.data.gzip_codecs import Content, deflated
 from deepmedic.report.volumes import ViewedCase
-
-_IMAGE_LEVEL = 4
-_LABEL_LEVEL = 6
 
 
 def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any]:
@@ -31,22 +28,33 @@ def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any
                 "low": volume.low,
                 "high": volume.high,
                 "background": volume.background,
-                "data": packed(volume.codes, differences=True),
+                "data": packed_image(volume.codes),
             }
             for index, volume in case.channels
         ],
-        "labels": None if case.labels is None else packed(case.labels),
-        "prediction": None if case.prediction is None else packed(case.prediction),
-        "probabilities": {str(number): packed(volume) for number, volume in case.probabilities.items()},
+        "labels": None if case.labels is None else packed_labels(case.labels),
+        "prediction": None if case.prediction is None else packed_labels(case.prediction),
+        "probabilities": {str(number): packed_probabilities(volume) for number, volume in case.probabilities.items()},
     }
 
 
-def packed(volume: np.ndarray, *, differences: bool = False) -> str:
-    """Pack uint8 [x, y, z]; with `differences` each voxel but the first is stored less the one before, modulo 256."""
-    codes = volume.ravel(order="F")
-    if differences:
-        codes = np.diff(codes, prepend=np.uint8(0))
-    return base64.b64encode(zlib.compress(codes.tobytes(), _IMAGE_LEVEL if differences else _LABEL_LEVEL)).decode()
+def packed_image(codes: np.ndarray) -> str:
+    """Pack uint8 [x, y, z]; each voxel but the first is stored less the one before, modulo 256."""
+    return _packed(np.diff(codes.ravel(order="F"), prepend=np.uint8(0)), "floats")
+
+
+def packed_labels(labels: np.ndarray) -> str:
+    """Pack uint8 [x, y, z] of which neighbours are commonly equal."""
+    return _packed(labels.ravel(order="F"), "labels")
+
+
+def packed_probabilities(codes: np.ndarray) -> str:
+    """Pack uint8 [x, y, z] of which many are 0 and others hardly repeat."""
+    return _packed(codes.ravel(order="F"), "floats")
+
+
+def _packed(values: np.ndarray, content: Content) -> str:
+    return base64.b64encode(deflated(values.tobytes(), content)).decode()
 
 
 def script_json(value: Any) -> str:

@@ -207,4 +207,7 @@ def _describe_grid(case: ViewedCase, header: VolumeHeader, shown: Box) -> None:
 def _as_labels(voxels: np.ndarray | None, shown: Box) -> np.ndarray | None:
     if voxels is None:
         return None
-    return np.clip(np.rint(np.nan_to_num(voxels[shown])), 0, LARGEST_LABEL).astype(np.uint8)
+    labels = voxels[shown]
+    if labels.dtype.kind == "f":
+        labels = np.rint(np.nan_to_num(labels))
+    return np.clip(labels, 0, LARGEST_LABEL).astype(np.uint8)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from deepmedic.data.dataset import DataSet
-from deepmedic.data.preprocessing import intensity_fingerprint
+from deepmedic.data.preprocessing import PreparedCase, intensity_fingerprint
 from deepmedic.devices import return_freed_memory
 from deepmedic.model.saved import DataDescription
 
 _FINGERPRINT_CASES = 5
 
 
-def describe_data(data: DataSet) -> DataDescription:
+def describe_data(data: DataSet, load: Callable[[int], PreparedCase | None] | None = None) -> DataDescription:
     """Return spacing, axes, normalisation and intensities of a data set; reads its first cases.
+
+    Args:
+        data: the cases, as a network is trained on them.
+        load: returns one of them, or None if it cannot be used; by default it is read.
 
     Raises:
         DataError: one of them cannot be used, and cases may not be skipped.
     """
+    load = load or data.load_if_usable
     intensities = []
     for index in range(min(len(data), _FINGERPRINT_CASES)):
-        case = data.load_if_usable(index)
+        case = load(index)
         if case is not None:
             intensities.append(intensity_fingerprint(case))
         del case  # before the next one is read

@@ -161,9 +161,11 @@ class TrainingSession:
     def _model(self) -> SavedModel:
         """The model with what the session adds to it: the start of its parameters and a description of the data."""
         model, plan = self.beginning.model, self.plan
+        cases = ResidentCases(plan.training, self.training.data, self.training.resident)
         if self.beginning.kind == "resumed":
             # What changed may be the data, or how they are prepared.
-            return replace(model, data=describe_data(plan.training)) if self.beginning.changes else model
+            described = self.beginning.changes
+            return replace(model, data=describe_data(plan.training, cases.load_if_usable)) if described else model
         if self.beginning.path is None:
             new_model.save(model, plan.paths.new_models, self.beginning.report)
         keeps_start = model.start_parameters is not None and bool(self.beginning.extra)
@@ -171,7 +173,12 @@ class TrainingSession:
         origin, provenance = self.beginning.state.origin, model.provenance
         if origin["kind"] != "new":
             provenance = {**origin, "kind": "trained from", "before": model.provenance}
-        return replace(model, start_parameters=start, data=describe_data(plan.training), provenance=provenance)
+        return replace(
+            model,
+            start_parameters=start,
+            data=describe_data(plan.training, cases.load_if_usable),
+            provenance=provenance,
+        )
 
     def _network(self) -> DeepMedicNet:
         """The network with the weights that training goes on from, which need not be those for inference."""

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from small_cases import NASTY
 
+from deepmedic.data import gzip_codecs
 from deepmedic.report.content import CaseImages
-from deepmedic.report.packing import packed, packed_case, script_json
+from deepmedic.report.packing import packed_case, packed_image, packed_labels, packed_probabilities, script_json
 from deepmedic.report.volumes import view_case
 
 
@@ -26,12 +27,35 @@ def unpacked(text: str, shape: tuple[int, ...], *, differences: bool) -> np.ndar
     return codes.reshape(shape, order="F")
 
 
-@pytest.mark.parametrize("differences", [False, True], ids=["labels", "images"])
-@given(arrays.arrays(np.uint8, (3, 4, 2)))
-def test_a_packed_volume_comes_back_unchanged(differences: bool, volume: np.ndarray) -> None:
-    text = packed(volume, differences=differences)
+@pytest.mark.parametrize("fast", [False, True], ids=["zlib", "isal"])
+@pytest.mark.parametrize("pack", [packed_image, packed_labels, packed_probabilities])
+@given(volume=arrays.arrays(np.uint8, (3, 4, 2)))
+def test_a_packed_volume_comes_back_unchanged(
+    pack: Callable[[np.ndarray], str], fast: bool, volume: np.ndarray
+) -> None:
+    if fast:
+        pytest.importorskip("isal")
+    with pytest.MonkeyPatch.context() as patch:
+        if not fast:
+            patch.setattr(gzip_codecs, "_isal", lambda: None)
+        text = pack(volume)
 
-    np.testing.assert_array_equal(unpacked(text, volume.shape, differences=differences), volume)
+    np.testing.assert_array_equal(unpacked(text, volume.shape, differences=pack is packed_image), volume)
+
+
+@pytest.mark.parametrize("fast", [False, True], ids=["zlib", "isal"])
+def test_packing_faster_makes_pages_hardly_larger(fast: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth intensities in air, against zlib's usual way with which pages used to be packed."""
+    if fast:
+        pytest.importorskip("isal")
+    else:
+        monkeypatch.setattr(gzip_codecs, "_isal", lambda: None)
+    random = np.random.default_rng(0)
+    image = np.zeros((60, 60, 40), np.uint8)
+    image[10:50, 10:50, 5:35] = (120 + np.cumsum(random.normal(size=(40, 40, 30)), axis=0)).astype(np.uint8)
+    plain = zlib.compress(np.diff(image.ravel(order="F"), prepend=np.uint8(0)).tobytes(), 4)
+
+    assert len(base64.b64decode(packed_image(image))) < 1.1 * len(plain)
 
 
 @given(st.text())

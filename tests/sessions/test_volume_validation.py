@@ -1,4 +1,5 @@
-"""Validation on whole volumes takes the cases that validation on samples keeps in memory; they equal those on disk."""
+"""Cases that are in memory for another purpose are not read again, and equal those on disk: for validation on whole
+volumes and for the description of the data in the model."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import torch
 
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.resident_cases import ResidentCases
+from deepmedic.sessions.data_description import describe_data
 
 TENSORS = ("channels", "labels", "roi", "border_values")
 
@@ -66,3 +68,21 @@ def test_other_padding_is_read(validated):
     found = validated(model={"segmentsDimInference": [31, 13, 13]})
     assert [was_read for _, _, was_read in found] == [True, True]
     assert all(case.size[0] == 31 for case, _, _ in found)
+
+
+def test_description_of_the_training_cases_needs_no_reading(study, run, monkeypatch):
+    described, reads = [], []
+
+    def watched(data, load):
+        with monkeypatch.context() as patch:
+            patch.setattr(DataSet, "load_each", lambda data, index, needs: reads.append(index))
+            found = describe_data(data, load)
+        described.append((found, describe_data(data)))
+        return found
+
+    monkeypatch.setattr("deepmedic.sessions.training_session.describe_data", watched)
+    assert run("-newModel", study.model(), "-train", study.train()).code == 0
+    [(found, as_read)] = described
+    assert reads == []
+    assert len(found.intensities) == 2
+    assert found == as_read
