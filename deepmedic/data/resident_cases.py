@@ -35,23 +35,23 @@ class ResidentCases:
         """The files of each case."""
         return self._data.cases
 
-    def load(self, index: int) -> PreparedCase:
-        """One case on the CPU, equal to what `DataSet.load` reads, which may be called from another thread too.
+    def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
+        """One case on the CPU, equal to what `DataSet.read_each` gives; may be called from another thread too.
 
         Raises:
-            DataError: as `DataSet.load`.
+            DataError: as `DataSet.read_each`.
         """
-        case = self._if_resident(index)
-        return self._data.load(index) if case is None else case
+        case = None if needs else self._if_resident(index)
+        return self._data.read_each(index, needs) if case is None else [case]
+
+    def tell(self, index: int) -> None:
+        """Log what a user should know of a case; nothing of one that was not read again."""
+        self._data.tell(index)
 
     def load_if_usable(self, index: int) -> PreparedCase | None:
-        """One case as `load` gives it; None for one that cannot be used while cases may be skipped."""
+        """One case likewise; None for one that cannot be used while cases may be skipped."""
         case = self._if_resident(index)
         return self._data.load_if_usable(index) if case is None else case
-
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case and prepare it for each of several networks, as `DataSet.load_each`."""
-        return self._data.load_each(index, needs)
 
     def _if_resident(self, index: int) -> PreparedCase | None:
         case = self._resident(index) if self._is_prepared_alike(index) else None

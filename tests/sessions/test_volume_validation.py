@@ -20,17 +20,17 @@ def validated(study, run, monkeypatch):
 
     def validated(model=None, **changes):
         found = []
-        read, load = DataSet.load, ResidentCases.load
+        from_disk, read_each = DataSet.read_each, ResidentCases.read_each
 
-        def watched(self, index):
+        def watched(self, index, needs=()):
             reads = []
             with monkeypatch.context() as patch:
-                patch.setattr(DataSet, "load", lambda data, case: reads.append(case) or read(data, case))
-                case = load(self, index)
-            found.append((case, read(self._data, index), bool(reads)))
-            return case
+                patch.setattr(DataSet, "read_each", lambda *args: reads.append(index) or from_disk(*args))
+                [case] = read_each(self, index, needs)
+            found.append((case, from_disk(self._data, index)[0], bool(reads)))
+            return [case]
 
-        monkeypatch.setattr(ResidentCases, "load", watched)
+        monkeypatch.setattr(ResidentCases, "read_each", watched)
         config = study.train(validate=True, **changes)
         assert run("-newModel", study.model(**(model or {})), "-train", config).code == 0
         return found
@@ -75,7 +75,7 @@ def test_description_of_the_training_cases_needs_no_reading(study, run, monkeypa
 
     def watched(data, load):
         with monkeypatch.context() as patch:
-            patch.setattr(DataSet, "load_each", lambda data, index, needs: reads.append(index))
+            patch.setattr(DataSet, "read_each", lambda *args: reads.append(args))
             found = describe_data(data, load)
         described.append((found, describe_data(data)))
         return found
