@@ -115,17 +115,21 @@ def _gradient_of_weight(gradient: Tensor, images: Tensor, weight: Tensor) -> Ten
     folded = lines.reshape(batch, width, height, -1, voxels * out_channels).permute(0, 4, 1, 2, 3)
     wide = weight.new_empty(voxels * out_channels, *weight.shape[1:4], taps + voxels - 1)  # its shape matters only
     of_wide = _onednn_backward(folded, images, wide, ((0, 0, surplus), (1, 1, voxels)), [False, True, False])[1]
-    of_voxels = of_wide.view(voxels, out_channels, *wide.shape[1:])
-    return torch.stack([of_voxels[first, ..., first : first + taps] for first in range(voxels)]).sum(dim=0)
+    return _own_taps(of_wide.contiguous().view(voxels, out_channels, *wide.shape[1:]), taps).sum(dim=0)
 
 
 def _shifted_kernels(weight: Tensor, voxels: int) -> Tensor:
     """Return the kernels of `voxels` neighbours along z, [voxels * O, C, x, y, taps + voxels - 1]."""
     out_channels, *others, taps = weight.shape
     wide = weight.new_zeros(voxels, out_channels, *others, taps + voxels - 1)
-    for first in range(voxels):
-        wide[first, ..., first : first + taps] = weight
+    _own_taps(wide, taps).copy_(weight)
     return wide.flatten(0, 1)
+
+
+def _own_taps(wide: Tensor, taps: int) -> Tensor:
+    """Return those taps of [voxel, O, C, x, y, tap] that are not zero: a view, [voxel, O, C, x, y, `taps`]."""
+    of_voxel, *others, of_tap = wide.stride()
+    return wide.as_strided((*wide.shape[:-1], taps), (of_voxel + of_tap, *others, of_tap))
 
 
 def _lines(images: Tensor) -> Tensor:

@@ -34,7 +34,15 @@ class Bias(nn.Module):
 
     def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
         """`channels`: those of the layer that `images` holds."""
-        return images + self.bias[channels].to(images.dtype).view(1, -1, 1, 1, 1)
+        bias = _of(self.bias, channels).to(images.dtype)
+        if images.device.type == "cpu":
+            return rows.add(images, bias)
+        return images + bias.view(1, -1, 1, 1, 1)
+
+
+def _of(values: Tensor, channels: slice) -> Tensor:
+    """The values of some channels; of all of them without the copies that the gradient of a part costs."""
+    return values if channels == _ALL_CHANNELS else values[channels]
 
 
 class RollingBatchNorm(nn.Module):
@@ -86,13 +94,14 @@ class RollingBatchNorm(nn.Module):
 
     def normalize(self, images: Tensor, mean: Tensor, variance: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
         """Normalise by statistics that do not depend on the images, which hold `channels` of the layer."""
-        return _normalize(images, self.bn_gamma[channels], self.bn_beta[channels], mean, variance, self.epsilon)
+        gamma, beta = _of(self.bn_gamma, channels), _of(self.bn_beta, channels)
+        return _normalize(images, gamma, beta, mean, variance, self.epsilon)
 
     def normalize_by_batch(
         self, images: Tensor, mean: Tensor, variance: Tensor, channels: slice = _ALL_CHANNELS
     ) -> Tensor:
         """Normalise images, which hold `channels` of the layer, by their own statistics."""
-        gamma, beta = self.bn_gamma[channels], self.bn_beta[channels]
+        gamma, beta = _of(self.bn_gamma, channels), _of(self.bn_beta, channels)
         return _NormalizeByBatch.apply(images, gamma, beta, mean, variance, self.epsilon)
 
     @torch.no_grad()
@@ -188,7 +197,7 @@ class PReLU(nn.Module):
 
     def forward(self, images: Tensor, channels: slice = _ALL_CHANNELS) -> Tensor:
         """`channels`: those of the layer that `images` holds."""
-        alpha = self.prelu_alpha[channels].to(images.dtype)
+        alpha = _of(self.prelu_alpha, channels).to(images.dtype)
         if images.device.type == "cpu":
             return rows.prelu(images, alpha)
         return functional.prelu(images, alpha)
@@ -266,7 +275,8 @@ class Convolution(nn.Module):
         `channels`: those of the layer that the images hold, the others count as zero. `padding`: in place of the
         layer's own.
         """
-        return _convolve(images, scaled(self.weight[:, channels], scale), padding or self.padding)
+        weight = self.weight if channels == _ALL_CHANNELS else self.weight[:, channels]
+        return _convolve(images, scaled(weight, scale), padding or self.padding)
 
     def with_bias(self, images: Tensor, bias: Tensor, scale: float = 1.0, padding: Padding | None = None) -> Tensor:
         """Convolve (`images` + `bias`) times `scale`, `bias` being [in]; not for padding with zeros.

@@ -86,6 +86,17 @@ def test_weighted_sums(shape, layout: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_added_values(shape, layout: torch.memory_format) -> None:
+    images, upstream = (noise(*shape, seed=seed).contiguous(memory_format=layout) for seed in (1, 2))
+    values = noise(shape[1], seed=3).requires_grad_()
+    found = rows.add(images.requires_grad_(), values)
+    assert torch.equal(found, images + values.view(1, -1, 1, 1, 1))
+    of_images, of_values = torch.autograd.grad(found, (images, values), upstream)
+    assert torch.equal(of_images, upstream)
+    torch.testing.assert_close(of_values.double(), upstream.double().sum(ALL_BUT_CHANNELS), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_prelu(shape, layout: torch.memory_format) -> None:
     images, upstream = (noise(*shape, seed=seed).contiguous(memory_format=layout) for seed in (1, 2))
     images[0, 0, 0, 0, 0] = 0.0
