@@ -15,8 +15,8 @@ are equally many steps on the same cases, and each model is scored on the whole 
 mean Dice of the classes but the background. The bad choice is the opposite of the advice: "frozen" where it was to
 transfer, "fine-tuned" where it was not. `--steps` gives other lengths of the trainings than 120 steps.
 
-Labels that have nothing to do with the images (`--negatives`, seeds of each kind) are analysed with the shipped model:
-no advice but "do not transfer" is right.
+Labels that have nothing to do with the images (`--negatives`, seeds of each kind) are analysed with the shipped model.
+No verdict but "do not transfer" is right; those of the opposite place can be learnt a little, by a brain's outline.
 
 `--data brats` needs `--shared FOLDER` with brats/train and brats/validation below it. Finished parts are kept:
 repeated, the script goes on, and prints the tables. Writes `<data><steps>.json`, `.txt` and `.png` into `--work`.

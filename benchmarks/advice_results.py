@@ -85,10 +85,10 @@ def verdict(difference: Interval) -> str:
 def text(results: Sequence[SourceResult], negatives: Sequence[Mapping[str, Any]], repetitions: int) -> str:
     """Tables for the console and the file."""
     lines = [f"Mean foreground Dice on the scans of people left over, {repetitions} repetitions; in brackets 95 %", ""]
-    lines += [f"{'source':13}{'verdicts':28}" + "".join(f"{name:>23}" for name in TRAININGS)]
+    lines += [f"{'source':13}{'verdicts':50}" + "".join(f"{name:>23}" for name in TRAININGS)]
     for one in results:
         told = ", ".join(f"{count} {name}" for name, count in one.verdicts.items())
-        lines.append(f"{one.source:13}{told:28}" + "".join(f"{one.dice.get(name, '-')!s:>23}" for name in TRAININGS))
+        lines.append(f"{one.source:13}{told:50}" + "".join(f"{one.dice.get(name, '-')!s:>23}" for name in TRAININGS))
     lines += ["", f"{'source':13}{'difference':28}{'mean and interval':>25}  verdict"]
     for one in results:
         for (first, second), found in one.differences.items():
@@ -128,7 +128,7 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
     """A panel for each source: the Dice of every training, repetitions joined by lines, means with their intervals."""
     results = summarise(outcomes)
     with drawing():
-        figure = new_figure(2.4 * len(results) + 0.6, 3.0, "constrained")
+        figure = new_figure(2.2 * len(results) + 0.6, 3.2, "constrained")
         panels = figure.subplots(1, len(results), sharey=True, squeeze=False)[0]
         for axes, one in zip(panels, results, strict=True):
             own = [outcome for outcome in outcomes if outcome["source"] == one.source]
@@ -144,8 +144,8 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> Path:
                     axes.errorbar(
                         [place], [found.mean], yerr=ends, marker="s", markersize=5, capsize=3, color=COLOURS[place]
                     )
-            told = ", ".join(f"{count} {name}" for name, count in one.verdicts.items())
-            axes.set_title(f"from {one.source}\n{told}")
+            told = "\n".join(f"{count} {name}" for name, count in one.verdicts.items())
+            axes.set_title(f"from {one.source}\n{told}", fontsize=8)
             axes.set_xticks(range(len(TRAININGS)), TRAININGS, rotation=30)
         panels[0].set_ylabel("mean foreground Dice, person left over")
         return save_figure(figure, path)

@@ -4,7 +4,8 @@ The rules are fixed, so that equal scores give equal advice, and each says its r
 found: the deepest layer whose features help bounds what is worth transferring and freezing at first (Yosinski et al.,
 "How transferable are features in deep neural networks?", NeurIPS 2014); a new classification layer is trained before
 the layers below it, so that its first, random gradients do not spoil them (Kumar et al., "Fine-Tuning can Distort
-Pretrained Features", ICLR 2022); and fine-tuning takes smaller steps than training from scratch.
+Pretrained Features", ICLR 2022). The learning rate stays that of the train config: a tenth of it, as fine-tuning often
+takes, was measured to leave equally many steps far short (documentation/analysis.md, "Put to the test").
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from deepmedic.config.architecture import Architecture
 
 Verdict = Literal["transfer", "do not transfer", "no evidence"]
 
-FINE_TUNING_RATE = 0.1
+FINE_TUNING_RATE = 1.0
 """Of the learning rate from scratch, while layers that were transferred learn."""
 REMAINING_SHARE = 0.25
 """Of the probes' gain that is expected to remain after training; see `Recommendation.predicted_gain`."""
-_HEAD_SHARE = 0.25
+_HEAD_SHARE = 0.125
 """Of the epochs, for training the new layers alone."""
 _FURTHEST = 10
 """Times the number of cases up to which a learning curve is believed."""
@@ -124,7 +125,7 @@ def recommend(
     verdict, reasons = _verdict(evidence, curve.smallest_gain)
     cases = describe_cases(curve)
     if verdict != "transfer":
-        why = "nothing was transferred that smaller steps would protect"
+        why = "nothing is transferred"
         phase = AdvisedPhase("from scratch", schedule.epochs, schedule.learning_rate, 1.0, (), why)
         return Recommendation(verdict, reasons, (), False, (phase,), _predicted(evidence), cases)
     useful = {depth_of(architecture, layer) for layer in evidence.useful_layers} | {
@@ -207,15 +208,15 @@ def _verdict(evidence: Evidence, smallest_gain: float) -> tuple[Verdict, tuple[s
 
 
 def _phases(layers: tuple[int, ...], keep: bool, schedule: Schedule) -> tuple[AdvisedPhase, ...]:
-    slow = "transferred features fit already: large steps would lose them"
+    why = "the schedule's own rate, for equally many steps at a tenth of it were measured to reach less"
     rate = FINE_TUNING_RATE * schedule.learning_rate
     if keep:
-        return (AdvisedPhase("fine-tuning", schedule.epochs, rate, FINE_TUNING_RATE, (), slow),)
+        return (AdvisedPhase("fine-tuning", schedule.epochs, rate, FINE_TUNING_RATE, (), why),)
     first = max(1, round(_HEAD_SHARE * schedule.epochs))
     alone = "the new layers learn first, alone, so that their first gradients do not spoil what was transferred"
     return (
         AdvisedPhase("new layers", first, schedule.learning_rate, 1.0, layers, alone),
-        AdvisedPhase("all layers", max(1, schedule.epochs - first), rate, FINE_TUNING_RATE, (), slow),
+        AdvisedPhase("all layers", max(1, schedule.epochs - first), rate, FINE_TUNING_RATE, (), why),
     )
 
 

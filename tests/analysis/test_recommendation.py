@@ -63,8 +63,8 @@ class TestVerdict:
     def test_clear_gain_is_transfer_up_to_the_deepest_useful_layer(self) -> None:
         found = advise(evidence(normal__1=(GOOD, WEAK), normal__2=(BETTER, WEAK), normal__3=(WEAK, WEAK)))
         assert (found.verdict, found.layers, found.keep_classes) == ("transfer", (1, 2), False)
-        assert [(phase.frozen, phase.rate) for phase in found.phases] == [((1, 2), 1.0), ((), 0.1)]
-        assert [(phase.epochs, phase.learning_rate) for phase in found.phases] == [(5, 0.004), (15, 0.0004)]
+        assert [(phase.frozen, phase.rate) for phase in found.phases] == [((1, 2), 1.0), ((), 1.0)]
+        assert [(phase.epochs, phase.learning_rate) for phase in found.phases] == [(2, 0.004), (18, 0.004)]
 
     def test_guessing_is_do_not_transfer(self) -> None:
         found = advise(evidence(normal__1=(CHANCE, CHANCE)))
@@ -92,7 +92,7 @@ class TestVerdict:
         keeps = advise(found, Interval(0.9, 0.8, 0.95))
         assert keeps.keep_classes
         assert keeps.layers == (1, 2, 3, 4)  # three in the parallel pathways, one hidden in the FC pathway
-        assert [(phase.epochs, phase.rate) for phase in keeps.phases] == [(20, 0.1)]
+        assert [(phase.epochs, phase.rate, phase.frozen) for phase in keeps.phases] == [(20, 1.0, ())]
         assert not advise(found, Interval(0.3, 0.2, 0.4)).keep_classes
 
     def test_the_forecast_reaches_from_nothing_to_all_of_the_head_start(self) -> None:

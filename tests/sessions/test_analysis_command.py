@@ -135,16 +135,16 @@ class TestAdvice:
         config = load_train_config(path)
         assert [phase.name for phase in config.phases] == ["new layers", "all layers"]
         assert config.phases[0].freezing.normal == (1, 2)
-        assert [phase.optimizer.learning_rate for phase in config.phases] == pytest.approx([0.001, 0.0001])
+        assert [phase.optimizer.learning_rate for phase in config.phases] == pytest.approx([0.001, 0.001])
         start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
         assert start["config"]["class_names"] == ["background", "organ"]
         assert start["provenance"]["kind"] == "pretrained"
         assert run("-train", path, "-check").code == 0
         told = [(phase["epochs"], phase["learningRate"], phase["frozen"]) for phase in advice(content)["phases"]]
-        assert told == [(9, 0.001, [1, 2, 3]), (26, pytest.approx(0.0001), [])]
-        assert [phase.epochs for phase in config.phases] == [9, 26]
+        assert told == [(4, 0.001, [1, 2, 3]), (31, 0.001, [])]
+        assert [phase.epochs for phase in config.phases] == [4, 31]
         text = (path.parent / "analysis.txt").read_text()
-        assert "phase 'new layers': 9 epochs at learning rate 0.001, that from random weights, depths 1 to 3" in text
+        assert "phase 'new layers': 4 epochs at learning rate 0.001, that from random weights, depths 1 to 3" in text
         box = 5**3  # voxels that a segment of 9 x 9 x 9 predicts, after two kernels of 3 x 3 x 3
         voxels = sum(content["data"]["voxels"].values())
         assert content["models"][0]["passes"] == pytest.approx(35 * 20_000 * box / voxels)
@@ -156,9 +156,9 @@ class TestAdvice:
         path = taught.out / "analyses" / "first" / "advised.train.cfg"
         assert f"deepmedic -train {path}" in outcome.out
         config = load_train_config(path)
-        assert (config.session_name, config.optimizer.learning_rate) == ("firstAdvised", pytest.approx(0.0005))
+        assert (config.session_name, config.optimizer.learning_rate) == ("firstAdvised", pytest.approx(0.005))
         assert config.data.labels == taught.folder / "lists" / "train_labels.cfg"
-        assert "# 0.1 times the learning rate 0.005: transferred features fit already" in path.read_text()
+        assert "# the full learning rate, 0.005: the schedule's own rate" in path.read_text()
         assert run("-train", path).code == 0
         assert (taught.out / "cnnModels" / "firstAdvised").is_dir()
 
@@ -173,7 +173,7 @@ class TestAdvice:
         path = taught.out / "analyses" / "analysis" / "advised.train.cfg"
         advised = load_train_config(path)
         assert (advised.session_name, advised.batch_size) == ("analysisAdvised", 4)
-        assert [phase.optimizer.learning_rate for phase in advised.phases] == pytest.approx([0.005, 0.0005])
+        assert [phase.optimizer.learning_rate for phase in advised.phases] == pytest.approx([0.005, 0.005])
         assert [phase.epochs for phase in advised.phases] == [1, 1]
         assert [phase["epochs"] for phase in advice(found(taught))["phases"]] == [1, 1]
         start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
