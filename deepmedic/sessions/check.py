@@ -20,7 +20,6 @@ from deepmedic.model import parameters
 from deepmedic.sessions import estimates
 from deepmedic.sessions.data_check import DataFindings, read_all
 from deepmedic.sessions.new_model import NewModelPlan
-from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.testing import TestPlan, find_existing
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.training_session import exit_code_of
@@ -92,7 +91,6 @@ def testing(plan: TestPlan) -> int:
     found = DataFindings.of_model(plan.model.config)
     skipped = read_all(plan.data, problems, None, found)
     problems.raise_if_any()
-    shared = [line for one in plan.models for line in shared_with_training(one.model, plan.data.cases)]
     config, architecture = plan.config, plan.model.architecture
     segment = plan.model.config.segment_size_inference
     batch = estimates.activation_bytes(architecture, segment, config.batch_size, training=False)
@@ -110,7 +108,7 @@ def testing(plan: TestPlan) -> int:
             "memoryOfOneBatch": bytes_as_text(batch),
             "disk": bytes_as_text(estimates.result_bytes(plan.data, architecture.classes)),
         },
-        "notes": [*plan.notes, *found.repeated, *shared],
+        "notes": [*plan.notes, *found.repeated],
         "settings": to_plain(config),
     }
     report(findings, plan.arguments, data=found)

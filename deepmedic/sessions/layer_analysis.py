@@ -35,7 +35,6 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.sessions import testing
 from deepmedic.sessions.ensemble import NamedModel
 from deepmedic.sessions.kept_units import KeptUnits
-from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.testing import TestPlan
 from deepmedic.sessions.weights import read_model
 
@@ -120,8 +119,7 @@ def prepare(arguments: Arguments, config: TestConfig) -> LayerPlan:
     assert plan is not None
     if other is not None:
         _check_alike(plan.models[0], other)
-    shared = shared_with_training(plan.model, plan.data.cases)
-    return LayerPlan(plan, other, [*plan.notes, *shared])
+    return LayerPlan(plan, other, list(plan.notes))
 
 
 def analyse(plan: LayerPlan, kept: KeptUnits) -> LayerFindings:

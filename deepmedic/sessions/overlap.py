@@ -2,42 +2,63 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from deepmedic.config.sections import DataConfig
-from deepmedic.data.cases import Case, ImageRef, duplicates_between, list_cases
-from deepmedic.errors import ProblemList
+from deepmedic.data.cases import Case, ImageRef, list_cases
+from deepmedic.data.splits import TRAINING, read_split
+from deepmedic.errors import DeepMedicError, ProblemList
 from deepmedic.files import sha256_of
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.paths import SessionPaths
 
-_MOST_SHOWN = 20
+_MOST_NAMED = 20
+_PROBED = 4096
+"""Bytes of a file that are compared before all of it is read."""
+_FOLD = re.compile(r"fold (?P<number>\d+) of -crossValidate \d+")
 
 
-def shared_with_training(model: SavedModel, cases: Sequence[Case]) -> list[str]:
-    """Say which images the model was trained on: the same file, or a copy of it under another name.
+def shared_with_training(model: SavedModel, cases: Sequence[Case], name: str = "the model") -> list[str]:
+    """Say which cases a model was trained on: by the same files, or by copies of their images under other names.
 
-    The checkpoint knows the listing files of its training; where they are gone, or a split chose among their cases,
-    nothing is said. Only files of equal size are read, to compare their checksums.
+    The checkpoint knows the listing files of its training, and where a split or a fold chose among their cases, which
+    one. Where these files are gone or hold something else by now, nothing is said. Of two files of equal size a few
+    bytes are compared; only if these agree are both read.
 
     Args:
         model: the model that will segment.
         cases: what it will segment.
+        name: what the message calls the model.
+
+    Returns:
+        One line, or none.
     """
     trained = _training_cases(model)
-    same = duplicates_between(trained, cases, "this session")
-    copies = list(_copies(trained, cases))
-    more = len(copies) - _MOST_SHOWN
-    return [*same, *copies[:_MOST_SHOWN], *([f"... and {more} more copies of training images"] if more > 0 else [])]
+    used = {_identity(ref) for case in trained for ref in (*case.channels, case.labels) if ref}
+    copies = _Copies([ref for case in trained for ref in case.channels if ref])
+    found = []
+    for case in cases:
+        if any(_identity(ref) in used for ref in (*case.channels, case.labels) if ref):
+            found.append(case.name)
+        elif copied := copies.original(case):
+            found.append(f"{case.name} (copied from {copied})")
+    if not found:
+        return []
+    more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
+    return [
+        f"{name} was trained on {len(found)} of the {len(cases)} cases to segment: "
+        f"{', '.join(found[:_MOST_NAMED])}{more}; scores on them say nothing about new cases"
+    ]
 
 
 def _training_cases(model: SavedModel) -> list[Case]:
     training = model.training or {}
     settings, origin = training.get("settings") or {}, training.get("origin") or {}
-    if origin.get("split"):
-        return []
     listed = DataConfig(
         table=_path(settings.get("dataframe_train")),
         channels=tuple(Path(path) for path in settings.get("channelsTraining") or ()) or None,
@@ -45,38 +66,79 @@ def _training_cases(model: SavedModel) -> list[Case]:
     )
     if listed.table is None and listed.channels is None:
         return []
-    return list_cases(listed, "training", ProblemList())
+    cases, split = list_cases(listed, "training", ProblemList()), origin.get("split")
+    if not split:
+        return cases
+    chosen = _chosen_by(split, SessionPaths(Path(settings.get("folderForOutput", "")), training.get("session", "")))
+    return [case for case in cases if case.name in chosen]
 
 
-def _copies(trained: Sequence[Case], cases: Sequence[Case]) -> Iterator[str]:
-    """Images whose files have the same bytes as one of training, and another path."""
-    by_size: dict[int, list[tuple[Case, ImageRef]]] = defaultdict(list)
-    for case, ref, size in _files(trained):
-        by_size[size].append((case, ref))
-    digests: dict[Path, str] = {}
+def _chosen_by(recorded: dict[str, Any], session: SessionPaths) -> frozenset[str]:
+    """Names of the training cases of a split, from the file it is stored in; none if that has another one by now.
 
-    def digest(path: Path) -> str:
-        if path not in digests:
-            digests[path] = sha256_of(path)
-        return digests[path]
-
-    for case, ref, size in _files(cases):
-        for other, known in by_size.get(size, ()):
-            apart = known.path.resolve() != ref.path.resolve() and known.volume == ref.volume
-            if apart and digest(known.path) == digest(ref.path):
-                yield (
-                    f"{ref} (case {case.name}) is a copy of {known}, which the model was trained on (case "
-                    f"{other.name}); scores on it say nothing about new cases"
-                )
-                break
+    Args:
+        recorded: what the session recorded of it, see `SessionSplit.origin`.
+        session: the session, which is called <session>_fold<n> for a fold.
+    """
+    fold = _FOLD.fullmatch(str(recorded.get("asked")))
+    try:
+        if fold is None:
+            split = read_split(session.splits / "split.json")
+        else:
+            whole = SessionPaths(session.folder, session.session.removesuffix(f"_fold{fold['number']}"))
+            split = read_split(whole.splits / "folds.json").fold(f"fold{fold['number']}")
+    except (DeepMedicError, KeyError):
+        return frozenset()
+    return split.cases_of(TRAINING) if split.digest == recorded.get("sha256") else frozenset()
 
 
-def _files(cases: Sequence[Case]) -> Iterator[tuple[Case, ImageRef, int]]:
-    """The images of the channels that can be read, with their size in bytes."""
-    for case in cases:
+class _Copies:
+    """Finds files with the same bytes as known ones, reading as little as possible."""
+
+    def __init__(self, known: Sequence[ImageRef]) -> None:
+        self._by_size: dict[int, list[ImageRef]] = defaultdict(list)
+        for ref in known:
+            if ref.path.is_file():
+                self._by_size[ref.path.stat().st_size].append(ref)
+        self._probes: dict[Path, bytes] = {}
+        self._digests: dict[Path, str] = {}
+
+    def original(self, case: Case) -> ImageRef | None:
+        """The known image that the first copied channel of a case is a copy of."""
         for ref in case.channels:
-            if ref is not None and ref.path.is_file():
-                yield case, ref, ref.path.stat().st_size
+            if ref is None or not ref.path.is_file():
+                continue
+            for known in self._by_size.get(ref.path.stat().st_size, ()):
+                if known.volume == ref.volume and self._equal(known.path, ref.path):
+                    return known
+        return None
+
+    def _equal(self, one: Path, other: Path) -> bool:
+        try:
+            return self._probe(one) == self._probe(other) and self._digest(one) == self._digest(other)
+        except (OSError, DeepMedicError):
+            return False  # a file that cannot be read is refused where it is needed
+
+    def _probe(self, path: Path) -> bytes:
+        """Bytes from the middle and the end: the end of a compressed file has a checksum of its content."""
+        if path not in self._probes:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(size // 2)
+                middle = file.read(_PROBED)
+                file.seek(max(size - _PROBED, 0))
+                self._probes[path] = middle + file.read(_PROBED)
+        return self._probes[path]
+
+    def _digest(self, path: Path) -> str:
+        if path not in self._digests:
+            self._digests[path] = sha256_of(path)
+        return self._digests[path]
+
+
+def _identity(ref: ImageRef) -> tuple[str, int]:
+    """One image, also where links rename it."""
+    return os.path.realpath(ref.path), ref.volume or 0
 
 
 def _path(text: Any) -> Path | None:

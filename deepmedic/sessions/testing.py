@@ -51,6 +51,7 @@ from deepmedic.sessions.model_use import (
     choose_tiling,
     compare_with_training,
 )
+from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.reporting import after_session
 from deepmedic.sessions.session_record import record_inference
@@ -167,6 +168,7 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
     with problems.gather():
         estimates.check_disk(paths.folder, estimates.result_bytes(data, model.architecture.classes))
     problems.raise_if_any()
+    notes += [note for one in models for note in shared_with_training(one.model, data.cases, str(one.path))]
     plan = TestPlan(arguments, config, paths, device, data, models, notes)
     if plan.tiling == "auto" and config.prediction.blending != "none":
         plan.notes.append(
@@ -209,6 +211,8 @@ def find_existing(plan: TestPlan) -> dict[int, ExistingResults]:
 def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
     config = plan.config
     precision = config.execution.precision
+    if plan.in_a_session:
+        record_inference(plan)  # first of all: a report shows the warnings since then
     log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), precision)
     for one in plan.models:
         log.info("Model: %s (SHA-256 %s)", one.path, one.sha256[:12])
@@ -232,8 +236,6 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         inference = inference_settings(plan)
         target = saving(plan, inference)
         _describe_bids(plan, target.files)
-        if plan.in_a_session:
-            record_inference(plan)
         options = SegmentationOptions(
             inference=inference,
             refinement=config.prediction,

@@ -47,8 +47,8 @@ class TrainingSession:
         self.config = plan.config
         self.beginning = plan.beginning
         self.interruption = Interruption()
+        record_training(plan)  # first of all: a report shows the warnings since then
         self._log_beginning()
-        record_training(plan)
         for folder in (plan.paths.log.parent, plan.paths.new_models):
             remove_stale_temporaries(folder)
         budgets = plan.budgets

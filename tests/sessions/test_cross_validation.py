@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -38,6 +39,11 @@ def table(study: Study) -> dict:
     return json.loads((study.out / "predictions" / "first" / "cross_validation.json").read_text())
 
 
+def fold_models(study: Study) -> list[Path]:
+    """Of two folds."""
+    return [study.out / "cnnModels" / f"first_fold{fold}" / f"net.first_fold{fold}.latest.save" for fold in (1, 2)]
+
+
 def test_every_subject_is_held_out_once_and_one_table_sums_up(study, run):
     outcome = run(*TWO)
     assert outcome.code == 0, outcome.err
@@ -66,6 +72,30 @@ def test_every_subject_is_held_out_once_and_one_table_sums_up(study, run):
         assert min(dices) <= float(row["ci_low"]) <= float(row["mean"]) <= float(row["ci_high"]) <= max(dices)
     assert "Cross-validation of first: Dice of the held-out subjects, final model of each fold" in outcome.out
     assert "95 % CI" in outcome.out
+
+
+def test_an_ensemble_of_the_folds_is_told_which_model_knows_which_case(study, run):
+    assert run(*TWO).code == 0
+    study.list_cases("val", range(CASES))
+    words = ("-test", study.test(saveProbMapsForEachClass=[False] * CLASSES), "-model", *fold_models(study))
+    outcome = run(*words)
+    assert outcome.code == 0, outcome.err
+    held_out = [(study.out / f"splits/first/fold{fold}/validation/names.cfg").read_text().split() for fold in (1, 2)]
+    for model, known in zip(fold_models(study), reversed(held_out), strict=True):
+        names = ", ".join(name.removesuffix("_t1") for name in sorted(known))
+        assert f"{model} was trained on 2 of the 4 cases to segment: {names}; scores on them say" in outcome.err
+    assert outcome.err.count("was trained on") == 2
+
+
+def test_an_ensemble_is_told_nothing_of_a_split_that_was_replaced(study, run):
+    assert run(*TWO).code == 0
+    path = study.out / "splits" / "first" / "folds.json"
+    content = json.loads(path.read_text())
+    content["parts"] = {"fold1": content["parts"]["fold2"], "fold2": content["parts"]["fold1"]}
+    path.write_text(json.dumps(content))
+    study.list_cases("val", range(CASES))
+    outcome = run("-test", study.test(), "-model", *fold_models(study), "-check")
+    assert (outcome.code, "was trained on" in outcome.out) == (0, False)
 
 
 def test_folds_start_from_the_same_new_model(study, run):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from deepmedic import checkpoints
-from deepmedic.data.cases import Case
+from deepmedic.data.cases import Case, ImageRef
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.overlap import shared_with_training
 
@@ -105,7 +105,7 @@ class TestWhatAModelWasTrainedOn:
             )
             assert outcome.code == 0, outcome.err
             return [
-                note for note in json.loads((tmp_path / "found.json").read_text())["notes"] if "scores on it" in note
+                note for note in json.loads((tmp_path / "found.json").read_text())["notes"] if "was trained on" in note
             ]
 
         return notes
@@ -113,24 +113,46 @@ class TestWhatAModelWasTrainedOn:
     def test_new_images(self, notes):
         assert notes() == []
 
-    def test_a_copy_under_another_path(self, study, notes, trained_images):
+    def test_a_copy_under_another_path(self, study, notes, trained_images, source):
         study.list_cases("val", [1])
         assert notes() == [
-            f"{study.image(1, kind)} (case case1) is a copy of {trained_images}/case1_{kind}.nii.gz, which the model "
-            "was trained on (case case1_t1); scores on it say nothing about new cases"
-            for kind in ("t1", "t2")
+            f"{source} was trained on 1 of the 1 cases to segment: case1 (copied from {trained_images}/"
+            "case1_t1.nii.gz); scores on them say nothing about new cases"
         ]
 
-    def test_the_same_file(self, study, notes, trained_images):
+    @pytest.mark.parametrize("place", [0, 20_000, 39_999, None], ids=str)
+    def test_a_file_of_equal_size_is_a_copy_only_if_no_byte_differs(self, source, tmp_path, place):
+        known, other, listing = tmp_path / "known.nii", tmp_path / "other.nii", tmp_path / "train.cfg"
+        content = bytearray(range(250)) * 160
+        known.write_bytes(content)
+        if place is not None:
+            content[place] ^= 1
+        other.write_bytes(content)
+        listing.write_text("known.nii\n")
+        model = SavedModel.from_content(checkpoints.load(source), str(source))
+        model = replace(model, training={**model.training, "settings": {"channelsTraining": [str(listing)]}})
+        found = shared_with_training(model, [Case("a", (ImageRef(other),))], "M.save")
+        copied = f"M.save was trained on 1 of the 1 cases to segment: a (copied from {known}); scores on them say"
+        assert [line.startswith(copied) for line in found] == ([True] if place is None else [])
+
+    def test_the_same_file(self, study, notes, trained_images, source):
         (study.folder / "lists" / "val_t1.cfg").write_text(f"{trained_images / 'case0_t1.nii.gz'}\n")
         [note] = notes()
-        assert note.startswith(f"{trained_images / 'case0_t1.nii.gz'} is used in training (case case0_t1, ")
-        assert "and in this session (case case2, " in note
+        assert note.startswith(f"{source} was trained on 1 of the 1 cases to segment: case2;")
 
-    def test_nothing_is_said_where_the_lists_of_training_are_gone_or_a_split_chose(self, source, study):
+    def test_a_run_says_it_in_its_log_and_its_report_and_goes_on(self, study, run, source):
+        study.list_cases("val", [1])
+        outcome = run("-test", study.test(report=True), "-model", source)
+        assert outcome.code == 0, outcome.err
+        said = f"{source} was trained on 1 of the 1 cases to segment: case1 (copied from"
+        assert said in (study.out / "logs" / "segment.txt").read_text()
+        page = (study.out / "reports" / "segment.html").read_text()
+        assert "was trained on 1 of the 1 cases to segment: case1 (copied from" in page
+
+    def test_nothing_is_said_where_the_lists_of_training_or_the_split_are_gone(self, source, study):
         model, [case] = SavedModel.from_content(checkpoints.load(source), source), [Case("a", (None,))]
         gone = {**model.training, "settings": {"channelsTraining": ["nowhere.cfg"]}}
-        split = {**model.training, "origin": {"split": "x"}}
+        split = {**model.training, "origin": {"split": {"asked": "-split 0.5 0.5", "sha256": "x"}}}
         for training in (gone, split, None):
             assert shared_with_training(replace(model, training=training), [case]) == []
 

@@ -66,6 +66,16 @@ def test_a_split_trains_validates_and_leaves_the_rest_for_a_test(study, run):
     assert "report = false" in test_config.read_text()  # as the training's config says
 
 
+def test_an_inference_is_told_which_of_its_cases_the_split_trained_on(study, run):
+    assert run(*NEW, "-split", "0.5", "0.25", "0.25").code == 0
+    names = (study.out / "splits" / "first" / "training" / "names.cfg").read_text().split()
+    study.list_cases("val", range(CASES))
+    outcome = run("-test", study.test(), "-model", study.newest(), "-check")
+    assert outcome.code == 0, outcome.err
+    known = ", ".join(name.removesuffix("_t1") for name in sorted(names))
+    assert f"{study.newest()} was trained on {len(names)} of the {CASES} cases to segment: {known};" in outcome.out
+
+
 def test_the_listing_files_of_a_part_name_the_images_of_its_cases(study, run):
     assert run(*NEW, "-split", "0.5", "0.5").code == 0
     for part, cases in parts(study).items():
