@@ -272,7 +272,7 @@ class SessionChecks:
         if output.save_feature_maps and not any(any(layers) for layers in ranges.values()):
             self.notes.append(f"saveIndividualFms{suffix} is on, but no minMaxIndices key chooses feature maps to save")
 
-    def _orientation(self, preprocessing: PreprocessingConfig) -> None:
+    def orientation(self, preprocessing: PreprocessingConfig) -> None:
         found = preprocessing.orientation
         if self._refusals.usable("orientation") and found not in ("asStored", *AXIS_ORDERS):
             self._refusals.refuse(
@@ -282,7 +282,7 @@ class SessionChecks:
             )
 
     def _normalisation(self, preprocessing: PreprocessingConfig, data: DataConfig) -> None:
-        self._orientation(preprocessing)
+        self.orientation(preprocessing)
         if not preprocessing.check_inputs:
             self.notes.append("run_input_checks = false has no effect: labels and masks are always checked")
         key, zscore = "norm_zscore_prms", preprocessing.zscore

@@ -12,12 +12,13 @@ import numpy as np
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.config.sections import DataConfig, PreprocessingConfig
+from deepmedic.data.case_headers import CaseHeaders, check_cases
 from deepmedic.data.cases import Case, read_cases
 from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.padding import Padding3
 from deepmedic.data.pool import elements_for
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
-from deepmedic.data.volumes import CaseHeaders, LoadedCase, check_cases, load_case
+from deepmedic.data.volumes import LoadedCase, load_case
 from deepmedic.errors import DataError, ProblemList
 
 log = logging.getLogger(__name__)
@@ -196,17 +197,3 @@ def data_set_of(
     """Read all headers of the cases that `read_cases` found; arguments as there and for `read_data_set`."""
     headers = check_cases(cases, preprocessing, problems, notes) if cases else []
     return DataSet(role, cases, headers, preprocessing, needs, notes)
-
-
-def check_without_model(
-    config: DataConfig,
-    role: str,
-    preprocessing: PreprocessingConfig,
-    problems: ProblemList,
-    *,
-    needs_labels: bool,
-) -> None:
-    """Add to `problems` what is wrong with a data set as far as that can be said when the model could not be read."""
-    cases = read_cases(config, role, problems, needs_labels=needs_labels)
-    # The spacing of the model is not known, and has no part in what can be said of the files.
-    check_cases(cases, replace(preprocessing, resample_to=None), problems, [])

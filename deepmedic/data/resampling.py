@@ -9,41 +9,10 @@ label is ever interpolated between two others.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 
-from deepmedic.data import nifti_affine
 from deepmedic.data.nifti import VolumeHeader
-from deepmedic.data.nifti_affine import Spacing
-
-_SAME_GRID = 0.01
-"""Voxels by which the ends of two grids of different spacing may lie apart and still be taken as one grid."""
-
-
-def resampled_header(header: VolumeHeader, spacing: Spacing) -> VolumeHeader:
-    """The header of the same volume with another voxel spacing, about the same centre.
-
-    Args:
-        header: in the axes of memory.
-        spacing: millimetres per voxel along these axes.
-
-    Returns:
-        `header` itself if it has this spacing already; otherwise one that knows it as `resampled_from`.
-    """
-    factors = [new / old for new, old in zip(spacing, header.spacing, strict=True)]
-    if all(abs(factor - 1) * size < _SAME_GRID for factor, size in zip(factors, header.shape, strict=True)):
-        return header
-    x, y, z = (max(1, round(size / factor)) for size, factor in zip(header.shape, factors, strict=True))
-    offset = [
-        (old - 1) / 2 - factor * (new - 1) / 2
-        for old, new, factor in zip(header.shape, (x, y, z), factors, strict=True)
-    ]
-    to_old = np.eye(4)
-    to_old[:3, :3], to_old[:3, 3] = np.diag(factors), offset
-    affine = header.affine @ to_old
-    return replace(header, shape=(x, y, z), affine=affine, spacing=nifti_affine.spacing(affine), resampled_from=header)
 
 
 def to_model_grid(volumes: np.ndarray, header: VolumeHeader) -> np.ndarray:

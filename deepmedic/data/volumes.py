@@ -1,23 +1,21 @@
-"""One case in memory as it is on disk: headers compared, voxels read, checked and brought together."""
+"""One case in memory as it is on disk: voxels read, checked and brought together."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 
-from deepmedic.config.options import Size3
 from deepmedic.config.sections import PreprocessingConfig
-from deepmedic.data import geometry_checks, voxel_checks
+from deepmedic.data import voxel_checks
+from deepmedic.data.case_headers import CaseHeaders, named_image
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.memory_order import in_c_order
-from deepmedic.data.nifti import VolumeHeader, in_axes, read_header, read_voxels, to_memory
-from deepmedic.data.resampling import labels_to_model_grid, mask_to_model_grid, resampled_header, to_model_grid
-from deepmedic.errors import DataError, DeepMedicError, ProblemList
+from deepmedic.data.nifti import VolumeHeader, read_voxels, to_memory
+from deepmedic.data.resampling import labels_to_model_grid, mask_to_model_grid, to_model_grid
+from deepmedic.errors import DataError
 
 Check = Callable[[np.ndarray, list[str]], np.ndarray]
 """Takes voxels and a list for notes; returns the voxels as they are to be used."""
@@ -49,82 +47,6 @@ class LoadedCase:
     def roi_is_empty(self) -> bool:
         """The case has an ROI mask, and no voxel is in it."""
         return self.roi is not None and not self.roi.any()
-
-
-@dataclass(frozen=True, eq=False)
-class CaseHeaders:
-    """Headers of all images of one case, found to lie on one another; None for images that the case does not have."""
-
-    channels: tuple[VolumeHeader | None, ...]
-    labels: VolumeHeader | None
-    roi: VolumeHeader | None
-    weight_maps: tuple[VolumeHeader | None, ...]
-    header: VolumeHeader
-    """Of the first channel that is present, in the axes that arrays have in memory; results inherit its geometry."""
-
-    @property
-    def shape(self) -> Size3:
-        """Voxels along x, y, z in memory."""
-        return self.header.shape
-
-    @property
-    def result_shape(self) -> Size3:
-        """Voxels of results along x, y, z: those of the files, in the axes of memory."""
-        return (self.header.resampled_from or self.header).shape
-
-    @property
-    def loaded_bytes(self) -> int:
-        """Bytes that `load_case` returns: float32 channels and weight maps, one byte per voxel for labels and ROI."""
-        bytes_per_voxel = 4 * (len(self.channels) + len(self.weight_maps)) + bool(self.labels) + bool(self.roi)
-        return self.header.n_voxels * bytes_per_voxel
-
-    @property
-    def reading_bytes(self) -> int:
-        """Further bytes needed while one image is read: as stored, and in float64 where it has a scaling."""
-        images = [image for image in (*self.channels, self.labels, self.roi, *self.weight_maps) if image]
-        return max(image.voxel_bytes + 8 * image.n_voxels for image in images)
-
-
-def check_case(
-    case: Case, preprocessing: PreprocessingConfig, problems: ProblemList, notes: list[str]
-) -> CaseHeaders | None:
-    """Read and compare the headers of one case; None when something was added to `problems`.
-
-    All images must have one shape, one axis order, and affines that agree within `affineTolerance` millimetres at
-    every corner of the volume.
-    """
-    found, remarks = _check(case, preprocessing, problems)
-    notes.extend(f"{where}: {text}" for where, text in remarks)
-    return found
-
-
-def check_cases(
-    cases: Sequence[Case], preprocessing: PreprocessingConfig, problems: ProblemList, notes: list[str]
-) -> list[CaseHeaders]:
-    """Read and compare the headers of all cases; those with a problem are left out of the list.
-
-    Adds a problem when axis orders differ between cases, and a note with the table of voxel spacings when those do.
-    """
-    headers: list[CaseHeaders] = []
-    named: list[tuple[str, VolumeHeader]] = []
-    places: dict[str, list[str]] = defaultdict(list)
-    for case in cases:
-        found, remarks = _check(case, preprocessing, problems)
-        for where, text in remarks:
-            places[text].append(where)
-        if found is not None:
-            headers.append(found)
-            named.append((case.name, found.header))
-    notes.extend(
-        f"{where[0]}{f' and {len(where) - 1} further images' if where[1:] else ''}: {text}"
-        for text, where in places.items()
-    )
-    with problems.gather():
-        geometry_checks.check_axis_orders(named)
-    table = geometry_checks.spacing_table(named)
-    if table:
-        notes.append(table)
-    return headers
 
 
 def load_case(case: Case, headers: CaseHeaders, preprocessing: PreprocessingConfig, classes: int) -> LoadedCase:
@@ -171,40 +93,6 @@ def _with_resampled_labels(loaded: LoadedCase) -> LoadedCase:
     )
 
 
-def _check(
-    case: Case, preprocessing: PreprocessingConfig, problems: ProblemList
-) -> tuple[CaseHeaders | None, list[tuple[str, str]]]:
-    """Return the headers of a case, and pairs of place and text of what is unusual about them."""
-    before = len(problems.problems)
-    images = [(title, _header(case, title, ref, problems)) for title, ref in _images(case)]
-    present = [(title, header) for title, header in images if header]
-    if len(problems.problems) == before:
-        with problems.gather():
-            geometry_checks.check_same_geometry(case.name, present, preprocessing.affine_tolerance)
-    if len(problems.problems) > before:
-        return None, []
-    remarks = [
-        (f"case {case.name}, {title}: {header.path}", note) for title, header in present for note in header.notes
-    ]
-    headers = [header for _, header in images]
-    count = len(case.channels)
-    first = next(header for header in headers[:count] if header)
-    stored = preprocessing.orientation == "asStored"
-    in_memory = first if stored else in_axes(first, preprocessing.orientation)
-    if preprocessing.resample_to is not None:
-        if preprocessing.resample_to == "model":
-            raise ValueError("the spacing of the model must be looked up before cases are read")
-        in_memory = resampled_header(in_memory, preprocessing.resample_to)
-    found = CaseHeaders(
-        channels=tuple(headers[:count]),
-        labels=headers[count],
-        roi=headers[count + 1],
-        weight_maps=tuple(headers[count + 2 :]),
-        header=in_memory,
-    )
-    return found, remarks
-
-
 class _Loading:
     """Reads the images of one case; errors and notes name the image."""
 
@@ -228,7 +116,7 @@ class _Loading:
         if ref is None or header is None:
             return None
         notes: list[str] = []
-        with _named(self._case, title):
+        with named_image(self._case, title):
             voxels = to_memory(read_voxels(ref, header, notes), self._header)
             try:
                 voxels = check(voxels, notes)
@@ -253,23 +141,3 @@ class _Loading:
             elif (voxels := self.read(where, ref, header, check)) is not None:
                 together[number] = to_model_grid(voxels, self._header)
         return together
-
-
-def _images(case: Case) -> list[tuple[str, ImageRef | None]]:
-    channels = [(f"channel {number}", ref) for number, ref in enumerate(case.channels, 1)]
-    weights = [(f"weight map {number}", ref) for number, ref in enumerate(case.weight_maps, 1)]
-    return [*channels, ("labels", case.labels), ("ROI mask", case.roi), *weights]
-
-
-def _header(case: Case, title: str, ref: ImageRef | None, problems: ProblemList) -> VolumeHeader | None:
-    with problems.gather(), _named(case, title):
-        return None if ref is None else read_header(ref)
-    return None
-
-
-@contextmanager
-def _named(case: Case, title: str) -> Iterator[None]:
-    try:
-        yield
-    except DeepMedicError as problem:
-        raise type(problem)(f"case {case.name}, {title}: {problem}") from problem

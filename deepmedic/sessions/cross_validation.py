@@ -11,7 +11,8 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.load import load_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.training import TrainConfig
-from deepmedic.data.dataset import DataSet, check_without_model
+from deepmedic.data.case_headers import check_without_model
+from deepmedic.data.dataset import DataSet
 from deepmedic.data.splits import VALIDATION, subject_of
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DeepMedicError, OutputHeldError, ProblemList
 from deepmedic.files import remove_stale_temporaries

@@ -40,7 +40,7 @@ def run(arguments: Arguments) -> int:
     with problems.gather():
         session = _session_config(arguments, model)
     try:
-        problems.raise_if_any()
+        _raise_with_those_of_data(arguments, problems)
         if session is not None:
             _refuse_reset_of_nothing(arguments, session, model)
         return _start(arguments, model, session)
@@ -85,7 +85,7 @@ def find_lr(arguments: Arguments) -> int:
     with problems.gather():
         split_by = "-split" if arguments.split else None
         config = load_train_config(arguments.find_lr, model=model, split_by=split_by)
-    problems.raise_if_any()
+    _raise_with_those_of_data(arguments, problems)
     from deepmedic.sessions import rate_finder
 
     assert config is not None
@@ -105,7 +105,11 @@ def analyse_layers(arguments: Arguments) -> int:
     """
     init_logging()
     assert arguments.analyse_layers is not None
-    config = load_test_config(arguments.analyse_layers)
+    problems, config = ProblemList(), None
+    with problems.gather():
+        config = load_test_config(arguments.analyse_layers)
+    _raise_with_those_of_data(arguments, problems)
+    assert config is not None
     from deepmedic.sessions import layer_results
 
     return layer_results.run(arguments, config)
@@ -170,6 +174,22 @@ def _session_config(arguments: Arguments, model: ModelConfig | None) -> TrainCon
         split_by = "-split" if arguments.split else "-crossValidate" if arguments.cross_validate else None
         return load_train_config(arguments.train, model=model, split_by=split_by)
     return None if arguments.test is None else load_test_config(arguments.test, model=model)
+
+
+def _raise_with_those_of_data(arguments: Arguments, problems: ProblemList) -> None:
+    """Raise the problems of configs, if there are any, in one list with those of the data that they name.
+
+    Raises:
+        DeepMedicError: what is wrong.
+    """
+    train, test = arguments.train or arguments.find_lr, arguments.test or arguments.analyse_layers
+    path = train or test
+    if problems.problems and path is not None:
+        from deepmedic.sessions.listed_data import check_listed_data
+
+        is_split = bool(arguments.split or arguments.cross_validate)
+        check_listed_data(path, "train" if train else "test", problems, is_split=is_split)
+    problems.raise_if_any()
 
 
 def _refuse_reset_of_nothing(

@@ -11,10 +11,10 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.sections import OutputConfig
+from deepmedic.data.case_headers import check_cases
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.output_names import without_extension
-from deepmedic.data.volumes import check_cases
 from deepmedic.errors import CommandLineError, DeepMedicError, OutputHeldError, ProblemList
 from deepmedic.inference.results import ResultFiles
 from deepmedic.logs import init_logging, log_refusal

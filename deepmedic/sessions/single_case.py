@@ -17,11 +17,12 @@ from deepmedic.config.load import fit_test_config
 from deepmedic.config.sections import AXIS_ORDERS, PreprocessingConfig, ZScoreConfig
 from deepmedic.config.source import ConfigFile
 from deepmedic.data import voxel_checks
+from deepmedic.data.case_headers import check_case
 from deepmedic.data.cases import Case, ImageRef, image_ref
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.nifti import VolumeHeader, array_header, to_native, write_volume
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
-from deepmedic.data.volumes import LoadedCase, check_case
+from deepmedic.data.volumes import LoadedCase
 from deepmedic.errors import DataError, ProblemList
 from deepmedic.inference.blending import blending_of
 from deepmedic.inference.case_prediction import Member, predict_case

@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from deepmedic.config.sections import PreprocessingConfig
+from deepmedic.data.case_headers import CaseHeaders, check_case, check_cases
 from deepmedic.data.cases import Case
 from deepmedic.data.fingerprint import CaseFacts, CaseSummary, Fingerprint, summarise
 from deepmedic.data.reading import read_ahead
-from deepmedic.data.volumes import CaseHeaders, check_case, check_cases, load_case
+from deepmedic.data.volumes import load_case
 from deepmedic.errors import DataError, ProblemList
 from deepmedic.planning.found import MOST_UNUSED, FoundCase, FoundData, several
 

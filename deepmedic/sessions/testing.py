@@ -18,8 +18,9 @@ from deepmedic.config.inference import TestConfig
 from deepmedic.config.load import fit_test_config
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.plain import to_plain
+from deepmedic.data.case_headers import check_without_model
 from deepmedic.data.cases import Case
-from deepmedic.data.dataset import DataSet, check_without_model, read_data_set
+from deepmedic.data.dataset import DataSet, read_data_set
 from deepmedic.errors import ProblemList
 from deepmedic.files import write_text_atomically
 from deepmedic.inference import paper_table, tables

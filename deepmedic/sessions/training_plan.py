@@ -17,8 +17,9 @@ from deepmedic.config.options import Size3
 from deepmedic.config.recipes import with_recipe
 from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
+from deepmedic.data.case_headers import check_without_model
 from deepmedic.data.cases import duplicates_between
-from deepmedic.data.dataset import CaseNeeds, DataSet, check_without_model, data_set_of, read_data_set
+from deepmedic.data.dataset import CaseNeeds, DataSet, data_set_of, read_data_set
 from deepmedic.data.geometry_checks import check_axis_orders, spacing_table
 from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import DataError, ModelError, ProblemList

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from nibabel.processing import resample_from_to
 
 from deepmedic.data import resampling
+from deepmedic.data.case_headers import resampled_header
 from deepmedic.data.nifti import array_header
 from deepmedic.data.resampling import (
     labels_to_model_grid,
     mask_to_model_grid,
     needed_for_native,
-    resampled_header,
     to_model_grid,
     to_native_grid,
 )

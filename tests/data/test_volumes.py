@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from deepmedic.config.sections import PreprocessingConfig
+from deepmedic.data.case_headers import check_case, check_cases
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.nifti import to_native
-from deepmedic.data.volumes import LoadedCase, check_case, check_cases, load_case
+from deepmedic.data.volumes import LoadedCase, load_case
 from deepmedic.errors import DataError, ProblemList
 
 AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])

@@ -11,10 +11,11 @@ import torch
 
 from deepmedic.config.prediction import PredictionConfig
 from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
+from deepmedic.data.case_headers import resampled_header
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.nifti import array_header
 from deepmedic.data.preprocessing import PreparedCase, prepare_case
-from deepmedic.data.resampling import resampled_header, to_native_grid
+from deepmedic.data.resampling import to_native_grid
 from deepmedic.data.volumes import LoadedCase
 from deepmedic.inference import case_prediction as module
 from deepmedic.inference.averaging import MeanPrediction, entropy

@@ -79,6 +79,79 @@ class TestConfigs:
         assert "proportionOfSamplesToExtractPerCategoryTraining: found 2 shares; allowed: 3" in message
 
 
+class TestConfigsAndData:
+    """What is wrong with configs and with the data that they list is told in one run."""
+
+    def test_all_in_one_list(self, study, refused):
+        study.model(numberOfOutputClasses=1)
+        study.train(validate=True, numberOfEpochs=0, learninRate=0.1)
+        study.image(0, "t2").unlink()
+        study.write_image(1, "roi", np.ones((20, 18, 15), np.uint8))
+        (study.folder / "lists" / "val_labels.cfg").write_text("")
+        message = refused(3, "-newModel", study.folder / "model.cfg", "-train", study.folder / "train.cfg")
+        assert message.startswith("deepmedic: 6 problems were found; nothing was started")
+        told = (
+            "numberOfOutputClasses: found 1;",
+            "numberOfEpochs: found 0;",
+            "learninRate: is not a key of the train config; did you mean learningRate?",
+            f"{study.folder}/lists/train_t2.cfg:1: {study.image(0, 't2')}",
+            "case case1_t1",
+            "val_labels.cfg: the listing of labels is empty",
+        )
+        for text in told:
+            assert text in message
+
+    def test_of_an_inference(self, study, refused, model):
+        study.image(2, "t1").write_text("no image")
+        message = refused(3, "-test", study.test(batchsize=0), "-model", model)
+        assert message.startswith("deepmedic: 2 problems were found")
+        assert "batchsize: found 0;" in message
+        assert f"{study.image(2, 't1')}" in message
+
+    @pytest.mark.parametrize("option", ["-findLr", "-analyseLayers"])
+    def test_of_other_commands(self, study, refused, model, option):
+        study.image(0, "t1").unlink()
+        study.image(2, "t1").unlink()
+        config = study.train(batchsize_train=0) if option == "-findLr" else study.test(batchsize=0)
+        message = refused(3, option, config, "-model", model)
+        assert message.startswith("deepmedic: 2 problems were found")
+        assert "found 0;" in message
+        assert f"{study.image(0 if option == '-findLr' else 2, 't1')}" in message
+
+    def test_validation_cases_count_where_they_are_used(self, study, refused, model):
+        study.image(2, "t1").unlink()
+        for validate, words, told in (
+            (False, (), False),
+            (True, (), True),
+            (True, ("-split", "0.5", "0.5"), False),
+        ):
+            config = study.train(validate=validate, numberOfEpochs=0)
+            message = refused(3, "-train", config, "-model", model, *words)
+            assert (str(study.image(2, "t1")) in message) is told
+
+    def test_where_a_key_of_the_data_is_refused_only_configs_are_told(self, study, refused, model):
+        study.image(0, "t1").unlink()
+        for changes in ({"channelsTraining": 3}, {"affineTolerance": -1}, {"gtLabelsTraining": ["a", "b"]}):
+            message = refused(3, "-train", study.train(**changes), "-model", model)
+            assert str(study.image(0, "t1")) not in message
+            assert f"{next(iter(changes))}: found " in message
+
+    def test_labels_that_are_not_listed_are_told_once(self, study, refused, model):
+        study.image(0, "t1").unlink()
+        message = refused(3, "-train", study.train(gtLabelsTraining=None), "-model", model)
+        assert message.count("gtLabelsTraining") == 2  # the key, and the example in its message
+        assert str(study.image(0, "t1")) in message
+
+    def test_a_config_of_another_kind_or_that_cannot_be_read_is_told_alone(self, study, refused, model):
+        study.image(0, "t1").unlink()
+        study.image(2, "t1").unlink()
+        (study.folder / "broken.cfg").write_text("numberOfEpochs = [")
+        for words in (("-train", study.folder / "test.cfg"), ("-train", study.folder / "broken.cfg")):
+            message = refused(3, *words, "-model", model)
+            assert "problems were found" not in message
+            assert ".nii.gz" not in message
+
+
 class TestListings:
     def test_all_missing_files_are_listed(self, study, refused, train_command):
         study.list_cases("train", range(50))

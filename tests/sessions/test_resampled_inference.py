@@ -12,8 +12,8 @@ from nibabel.processing import resample_from_to
 
 import deepmedic
 from deepmedic import checkpoints
+from deepmedic.data.case_headers import resampled_header
 from deepmedic.data.nifti import array_header
-from deepmedic.data.resampling import resampled_header
 
 TRAINED = (1.0, 1.0, 1.2)
 COARSE = nib.affines.from_matvec(np.diag([-2.0, 2.0, 2.0]) @ nib.eulerangles.euler2mat(0.1, 0.0, 0.05), [30, -11, 4])

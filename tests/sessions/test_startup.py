@@ -1,4 +1,7 @@
-"""Help, versions and refusals of command line and configs come at once, without importing torch."""
+"""Help, versions and refusals of command line and configs come at once, without importing torch.
+
+A config that lists data is refused together with what is wrong with these, for which headers of images are read.
+"""
 
 from __future__ import annotations
 
@@ -55,12 +58,16 @@ def test_no_torch_before_it_is_needed(study, quick):
         ("-trian", "x"): 2,
         ("-train", train, "-test", test): 2,
         ("-train", train, "-dev", "tpu"): 2,
-        ("-newModel", study.folder / "model.cfg", "-train", train): 3,
+        ("-newModel", study.folder / "model.cfg"): 3,
         ("-newModel", study.folder / "no.cfg"): 3,
-        ("-test", test, "-model", study.folder / "model.cfg"): 3,
         ("-train", study.train("good"), "-resetOptimizer"): 2,
     }
-    found = quick(*commands)
-    assert [code for code, _, _ in found] == list(commands.values())
-    assert [modules for _, _, modules in found] == [[]] * len(commands)
-    assert max(seconds for _, seconds, _ in found) < 0.5
+    with_data = {
+        ("-newModel", study.folder / "model.cfg", "-train", train): 3,
+        ("-test", test, "-model", study.folder / "model.cfg"): 3,
+    }
+    found = quick(*commands, *with_data)
+    assert [code for code, _, _ in found] == [*commands.values(), *with_data.values()]
+    assert [modules for _, _, modules in found[: len(commands)]] == [[]] * len(commands)
+    assert max(seconds for _, seconds, _ in found[: len(commands)]) < 0.5
+    assert all("torch" not in modules for _, _, modules in found)
