@@ -105,5 +105,6 @@ class EarlyStoppingConfig:
         False,
         origin="new",
         doc="With earlyStoppingPatience: whether the final model holds the weights of the best epoch instead of those "
-        "of the last one, even if the training was not ended early.",
+        "of the last one, even if the training was not ended early. In a training in phases, each phase ends with the "
+        "weights of its own best epoch.",
     )

@@ -18,6 +18,13 @@ from deepmedic.training.state import TrainingState
 
 log = logging.getLogger(__name__)
 
+_BEST_OF_PHASE = "bestOfPhase"
+_SAID = {
+    "best": "The best model so far: %s",
+    _BEST_OF_PHASE: "The best model of this phase so far: %s",
+    "final": "The final model: %s",
+}
+
 
 class CheckpointFolder:
     """The files of one session below `cnnModels`: several names for some of its checkpoints."""
@@ -53,8 +60,12 @@ class CheckpointFolder:
         files = self._files()
         if not _named(files, "latest", state.save_index):
             checkpoints.update_latest(newest, self.model_name, self.session)
-        for tag, counter in self._wanted(state):
+        wanted = self._wanted(state)
+        for tag, counter in wanted:
             self._name(files, tag, counter)
+        for file in files:
+            if file.tag == _BEST_OF_PHASE and _BEST_OF_PHASE not in dict(wanted):
+                file.path.unlink(missing_ok=True)
         checkpoints.prune(self.path, self._keep)
 
     def find(self, counter: int) -> Path | None:
@@ -68,8 +79,11 @@ class CheckpointFolder:
 
     def _wanted(self, state: TrainingState) -> list[tuple[str, int]]:
         """Names that checkpoints should have besides the dated ones, each with the counter of its checkpoint."""
-        best = [("best", state.best.get("save_index", 0))] if state.best is not None else []
-        return best + ([("final", state.save_index)] if state.finished else [])
+        best, of_phase = state.best, state.phase["best"] if state.phase["restores_best"] else None
+        wanted = [("best", best.get("save_index", 0))] if best is not None else []
+        if of_phase is not None and of_phase != best:
+            wanted.append((_BEST_OF_PHASE, of_phase["save_index"]))
+        return wanted + ([("final", state.save_index)] if state.finished else [])
 
     def _name(self, files: list[SavedFile], tag: str, counter: int) -> None:
         """Keep the checkpoint with that counter under a name of its own, in place of the earlier one of that kind."""
@@ -79,7 +93,7 @@ class CheckpointFolder:
         if not _named(files, tag, counter):
             kept = self.dated(tag)
             link_atomically(sources[0], kept)
-            log.info("The best model so far: %s" if tag == "best" else "The final model: %s", kept)
+            log.info(_SAID[tag], kept)
         for file in files:
             if file.tag == tag and file.header.counter != counter:
                 file.path.unlink(missing_ok=True)

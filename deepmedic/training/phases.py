@@ -36,9 +36,9 @@ def is_finished(config: TrainConfig, state: TrainingState) -> bool:
 
 def end_score(config: TrainConfig, state: TrainingState) -> float | None:
     """Return the validation score of the weights that a phase ends with, should it end now and not be undone."""
-    stopping = config.in_phase(state.phase["index"]).early_stopping
-    if restores_best(stopping) and state.best is not None:
-        return float(state.best["dice"])
+    stopping, best = config.in_phase(state.phase["index"]).early_stopping, state.phase["best"]
+    if restores_best(stopping) and best is not None:
+        return float(best["dice"])
     return state.phase["last_score"]
 
 
@@ -52,7 +52,7 @@ def failed(config: TrainConfig, state: TrainingState) -> bool:
 
 
 def restores_best(stopping: EarlyStoppingConfig) -> bool:
-    """Return whether a phase ends with the weights of the best epoch so far."""
+    """Return whether a phase ends with the weights of its best epoch."""
     return stopping.patience is not None and stopping.restore_best
 
 
@@ -63,7 +63,10 @@ def best_weights(
     *,
     even_if_newest: bool,
 ) -> dict[str, Any] | None:
-    """Return the weights of the best epoch if a phase that is over ends with them.
+    """Return the weights of the best epoch of a phase that is over, if it ends with them.
+
+    Those of earlier phases do not count: they were trained with other frozen layers or another cost, and what a phase
+    has learnt would be lost with them. A phase that must be better than what it began with has `requiredImprovement`.
 
     Args:
         config: of the session as a whole.
@@ -74,18 +77,19 @@ def best_weights(
     Returns:
         The weights; None where those of the network are the ones.
     """
-    best = state.best
+    best = state.phase["best"]
     if best is None or not restores_best(config.in_phase(state.phase["index"]).early_stopping):
         return None
     if best["save_index"] == state.save_index and not even_if_newest:
         return None
     weights = read(best["save_index"])
+    those = "the best one of its phase" if config.phases else "the best one"
     if weights is None:
         log.warning("The checkpoint of the best epoch #%d is gone: the last weights are kept.", best["epoch"])
     elif state.finished:
-        log.info("The final model holds the weights of epoch #%d, the best one.", best["epoch"])
+        log.info("The final model holds the weights of epoch #%d, %s.", best["epoch"], those)
     else:
-        log.info("The next phase begins with the weights of epoch #%d, the best one.", best["epoch"])
+        log.info("The next phase begins with the weights of epoch #%d, %s.", best["epoch"], those)
     return weights
 
 
@@ -144,7 +148,7 @@ def describe(config: TrainConfig, index: int) -> str:
         parts.append(f"times {phase.refinements.rate_decay_per_layer:g} per layer below the classification layer")
     stopping = phase.early_stopping
     if stopping.patience is not None:
-        best = ", then the best weights" if stopping.restore_best else ""
+        best = ", then its best weights" if stopping.restore_best else ""
         parts.append(f"early stop after {stopping.patience} epochs without a rise by {stopping.minimum_change:g}{best}")
     if phase.required_improvement is not None:
         parts.append(f"undone unless the validation score rises by more than {phase.required_improvement:g}")

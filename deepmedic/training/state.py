@@ -46,11 +46,22 @@ class PhaseState(TypedDict):
     """Validation score of the weights it began with; None: not measured."""
     last_score: float | None
     """The last one in this phase so far."""
+    best: dict[str, Any] | None
+    """As `TrainingState.best`, of the epochs of this phase alone."""
+    restores_best: bool
+    """Whether the phase ends with the weights of that epoch, so that its checkpoint must be kept."""
 
 
 def phase_at(index: int, first_epoch: int, start_score: float | None) -> PhaseState:
     """Return the state of a phase that begins."""
-    return {"index": index, "first_epoch": first_epoch, "start_score": start_score, "last_score": None}
+    return {
+        "index": index,
+        "first_epoch": first_epoch,
+        "start_score": start_score,
+        "last_score": None,
+        "best": None,
+        "restores_best": False,
+    }
 
 
 @dataclass
@@ -87,4 +98,8 @@ class TrainingState:
     def from_plain(cls, plain: dict[str, Any]) -> TrainingState:
         """Restore what `to_plain` returned, also that of an earlier version, which knew less."""
         values = {item.name: plain[item.name] for item in fields(cls) if item.name in plain and item.name != "position"}
-        return cls(**values, position=Position(**plain["position"]))
+        state = cls(**values, position=Position(**plain["position"]))
+        if "best" not in plain.get("phase", {}):
+            in_phase = state.best is not None and state.best["epoch"] >= state.phase["first_epoch"]
+            state.phase = {**phase_at(0, 0, None), **state.phase, "best": state.best if in_phase else None}
+        return state

@@ -309,14 +309,13 @@ class Trainer:
             result = score
         in_phase = epoch - state.phase["first_epoch"]
         state.schedule = after_epoch(config.schedule, config.epochs, in_phase, result, state.schedule)
-        # Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
         kind = "samples" if self.parts.validate_volumes is None else "volumes"
-        best = state.best if state.best and state.best["kind"] == kind else None
-        if score is not None and (best is None or score > best["dice"]):
-            # The checkpoint that is saved next is this epoch's.
-            state.best = {"dice": score, "kind": kind, "epoch": epoch, "save_index": state.save_index + 1}
         if score is not None:
-            state.phase["last_score"] = score
+            # The checkpoint that is saved next is this epoch's.
+            this = {"dice": score, "kind": kind, "epoch": epoch, "save_index": state.save_index + 1}
+            state.best = _better(state.best, this)
+            state.phase["best"], state.phase["last_score"] = _better(state.phase["best"], this), score
+        state.phase["restores_best"] = phases.restores_best(config.early_stopping)
         state.stopping = early_stopping.after_epoch(config.early_stopping, epoch, score, state.stopping)
         if state.stopping["stopped"]:
             self.parts.recorder.stopped_early(epoch, state.stopping, config.early_stopping.minimum_change)
@@ -386,3 +385,11 @@ class Trainer:
 
     def _phase_name(self) -> str:
         return self.session.phases[self.state.phase["index"]].name if self.session.phases else ""
+
+
+def _better(best: dict[str, Any] | None, this: dict[str, Any]) -> dict[str, Any]:
+    """The better one of two epochs, the earlier one of equal ones.
+
+    Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
+    """
+    return this if best is None or best["kind"] != this["kind"] or this["dice"] > best["dice"] else best

@@ -8,14 +8,17 @@ import json
 import os
 import signal
 from copy import deepcopy
+from typing import Any, ClassVar
 
 import pytest
 import torch
 
 from deepmedic import checkpoints, cli
 from deepmedic.model import parameters
+from deepmedic.model_files import saved_files
 from deepmedic.plots.history_files import read_history
 from deepmedic.training.optimisers import Optimiser
+from deepmedic.training.state import TrainingState
 from deepmedic.training.trainer import Trainer
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 8}
@@ -152,9 +155,10 @@ class TestEarlyStopping:
         content = train(numberOfEpochs=8, learningRate=0.01, phase=phases, **ON_SAMPLES)
         training = content["training"]
         assert (training["position"]["epoch"], training["finished"]) == (6, True)
-        assert training["phase"] == {"index": 1, "first_epoch": 4, "start_score": 0.7, "last_score": 0.8}
+        expected = {"index": 1, "first_epoch": 4, "start_score": 0.7, "last_score": 0.8}
+        assert {key: training["phase"][key] for key in expected} == expected
         assert "The phase ends early, after epoch #3: the validation score has not risen by more than 0" in study.log
-        assert "The next phase begins with the weights of epoch #1, the best one." in study.log
+        assert "The next phase begins with the weights of epoch #1, the best one of its phase." in study.log
         assert "== Phase 1 of 2 (A), from epoch #0: at most 8 epochs, cost cross entropy, RMSProp" in study.log
         assert "Validation score at its start: N/A, at its end: 0.7000. ==" in study.log
         assert "== Phase 2 of 2 (B), from epoch #4: at most 2 epochs, cost cross entropy, RMSProp" in study.log
@@ -176,7 +180,7 @@ class TestEarlyStopping:
         assert (training["phase"]["index"], training["position"]["epoch"], training["finished"]) == (1, 4, True)
         assert same(content["parameters"], steps[3][2])
         assert same(training["live"]["parameters"], steps[7][2])
-        assert "a change of +0.0000, less than the 0.001 required. ==" in study.log
+        assert "a change of -0.1000, less than the 0.001 required. ==" in study.log
         assert "The phase is undone: the weights that it began with are restored." in study.log
 
     def test_a_depth_that_helps_is_kept(self, study, train, scores, steps):
@@ -185,6 +189,88 @@ class TestEarlyStopping:
         content = train(**keys)
         assert (content["training"]["phase"]["index"], content["training"]["position"]["epoch"]) == (2, 6)
         assert same(content["parameters"], steps[7][2])  # those after depth 1, though depth 2 was better by 0.0005
+
+
+class TestBestOfAPhase:
+    """A phase ends with its own best weights, even if those of an earlier phase had a better score."""
+
+    KEYS: ClassVar[dict[str, Any]] = {
+        "phase": [{"name": "A", "numberOfEpochs": 2}, {"name": "B", "numberOfEpochs": 4}],
+        "earlyStoppingPatience": 9,
+        "earlyStoppingRestoreBest": True,
+        "keepLastCheckpoints": 1,
+        "learningRate": 0.01,
+        **ON_SAMPLES,
+    }
+
+    @pytest.fixture(autouse=True)
+    def given(self, scores):
+        scores += [0.5, 0.9, 0.6, 0.7, 0.65, 0.66]
+
+    @staticmethod
+    def files(study) -> dict[str, int]:
+        """Counters of the session's files, by their tag; the latest is left out."""
+        found = saved_files(study.checkpoints)[0]
+        return {file.tag: file.header.counter for file in found if file.tag != "latest"}
+
+    def test_the_final_model_has_them_and_the_best_one_is_that_of_the_session(self, study, train, steps):
+        content = train(**self.KEYS)
+        assert same(content["parameters"], steps[7][2])  # after epoch 3, the second one of B
+        assert same(content["training"]["live"]["parameters"], steps[11][2])
+        assert "The next phase begins with the weights of epoch #1, the best one of its phase." not in study.log
+        assert "The final model holds the weights of epoch #3, the best one of its phase." in study.log
+        change = "Validation score at its start: 0.9000, at its end: 0.7000, a change of -0.2000. =="
+        assert f"== Phase 2 of 2 (B) is over after epoch #5. {change}" in study.log
+        # Counters: 1 before the first step, then one per epoch.
+        assert self.files(study) == {"": 7, "best": 3, "bestOfPhase": 5, "final": 7}
+        [best] = study.saved("*.best.*.save")
+        assert same(study.content(best)["parameters"], steps[3][2])
+
+    def test_one_that_is_the_best_of_the_session_is_kept_once_and_the_earlier_one_goes(self, study, train, scores):
+        scores[2:] = [0.6, 0.95, 0.65, 0.66]
+        train(**self.KEYS)
+        assert self.files(study) == {"": 7, "best": 5, "final": 7}
+
+    def test_nothing_is_kept_for_phases_that_do_not_restore(self, study, train):
+        train(**{**self.KEYS, "earlyStoppingRestoreBest": False})
+        assert self.files(study) == {"": 7, "best": 3, "final": 7}
+
+    @pytest.mark.parametrize("step", [4, 8, 11])
+    def test_interrupted_it_ends_the_same_to_the_bit(self, study, train, monkeypatch, step):
+        whole = train(folderForOutput="whole", **self.KEYS)
+        original = Trainer._step
+
+        def interrupted(self, *arguments):
+            if self.state.position.step == step:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return original(self, *arguments)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_step", interrupted)
+            train(code=143, **self.KEYS)
+        resumed = train(**self.KEYS)
+        for part in ("parameters", "rolling_rows"):
+            assert same(resumed[part], whole[part])
+        for part in ("optimiser", "history", "live", "stopping", "position"):
+            assert same(resumed["training"][part], whole["training"][part])
+        assert resumed["training"]["phase"]["best"]["epoch"] == 3
+        assert set(self.files(study)) == {"", "best", "bestOfPhase", "final"}
+
+    def test_going_on_with_more_epochs_forgets_nothing(self, study, train, scores, steps):
+        scores += [0.5, 0.5]
+        train(**self.KEYS)
+        more = [{"name": "A", "numberOfEpochs": 2}, {"name": "B", "numberOfEpochs": 6}]
+        content = train(**{**self.KEYS, "phase": more})
+        assert content["training"]["position"]["epoch"] == 8
+        assert same(content["parameters"], steps[7][2])
+
+    def test_a_state_of_before_phases_had_a_best_one_takes_that_of_the_session(self, train):
+        plain = train(**self.KEYS)["training"]
+        del plain["phase"]["best"], plain["phase"]["restores_best"]
+        assert plain["best"]["epoch"] == 1
+        assert TrainingState.from_plain(plain).phase["best"] is None  # which began in epoch 2
+        plain["phase"] |= {"index": 0, "first_epoch": 0}
+        assert TrainingState.from_plain(plain).phase["best"] == plain["best"]
 
 
 def distance(one, other) -> float:
@@ -283,6 +369,8 @@ def test_interrupted_session_ends_the_same_to_the_bit(study, train, monkeypatch,
     resumed = train(**keys)
     for part in ("parameters", "rolling_rows", "start_parameters"):
         assert same(resumed[part], whole[part])
+    for content in (resumed, whole):
+        del content["training"]["phase"]["best"]["save_index"]  # the interruption saves once more
     for part in ("optimiser", "history", "averaging", "schedule", "stopping", "position", "phase", "phaseStart"):
         assert same(resumed["training"][part], whole["training"][part])
     assert study.metrics == (study.folder / "whole" / "logs" / "first.metrics.csv").read_text()
