@@ -15,6 +15,7 @@ import torch
 from deepmedic import nvidia
 from deepmedic.config.sections import ExecutionConfig
 from deepmedic.errors import CommandLineError, ResourceError
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def choose_device(wanted: str) -> torch.device:
 def describe(device: torch.device) -> str:
     """Name and memory of a device, for the log."""
     if device.type != "cuda":
-        return f"CPU with {torch.get_num_threads()} threads"
+        return f"CPU with {counted(torch.get_num_threads(), 'thread')}"
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.name} ({device}, {properties.total_memory / 2**30:.0f} GiB)"
 

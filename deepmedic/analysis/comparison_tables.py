@@ -9,6 +9,7 @@ from typing import Any
 
 from deepmedic.analysis.comparison import FLOOR, RunScores, SettingResult
 from deepmedic.analysis.scores import Interval
+from deepmedic.words import counted
 
 _UNDEFINED = "undefined"
 
@@ -44,9 +45,8 @@ def runs_csv(runs: Sequence[RunScores]) -> str:
 
 def _setting_text(setting: SettingResult) -> str:
     title = (
-        f"{setting.model} from {setting.source}, trained on {setting.cases} "
-        f"{'subject' if setting.cases == 1 else 'subjects'}, {len(setting.seeds)} seeds, "
-        f"scored on {len(setting.subjects)} subjects"
+        f"{setting.model} from {setting.source}, trained on {counted(setting.cases, 'subject')}, "
+        f"{counted(len(setting.seeds), 'seed')}, scored on {counted(len(setting.subjects), 'subject')}"
     )
     rows = [["", "mean foreground Dice", "less RI"]]
     rows += [

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from deepmedic.analysis.record_chain import RecordChain
+from deepmedic.words import counted
 
 FEWEST_FOR_RANKS = 3
 """With two pairs every rank correlation is 1 or -1."""
@@ -159,7 +160,7 @@ def evaluation_text(evaluation: Mapping[str, Any]) -> str:
     """The evaluation in lines."""
     coverage, pairs = evaluation["coverage"], evaluation["pairs"]
     lines = [
-        f"Forecasts scored: {pairs} {'pair' if pairs == 1 else 'pairs'} of source model and data.",
+        f"Forecasts scored: {counted(pairs, 'pair')} of source model and data.",
         f"  intervals that held the measured gain: {coverage['held']} of {coverage['of']}",
     ]
     lines += [f"  forecast {name}: {count}" for name, count in evaluation["verdicts"].items()]

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from deepmedic.data.nifti import VolumeHeader
 from deepmedic.data.nifti_affine import corner_distance
 from deepmedic.errors import DataError
+from deepmedic.words import counted
 
 Named = Sequence[tuple[str, VolumeHeader]]
 _SAME_SPACING = 0.01
@@ -64,7 +65,9 @@ def check_axis_orders(cases: Named) -> None:
     for name, header in cases:
         orders[header.axis_codes].append(name)
     if len(orders) > 1:
-        table = _table((codes, f"{len(names)} cases", _shortened(names)) for codes, names in sorted(orders.items()))
+        table = _table(
+            (codes, counted(len(names), "case"), _shortened(names)) for codes, names in sorted(orders.items())
+        )
         raise DataError(
             "the cases are stored with different axis orders, and a network sees arrays, not directions. Set "
             f'orientation = "RAS" for training and inference, which turns all of them, or store them alike:{table}'
@@ -81,7 +84,7 @@ def spacing_table(cases: Named) -> str | None:
     if len(groups) < 2:
         return None
     table = _table(
-        (" x ".join(f"{size:.4g}" for size in spacing) + " mm", f"{len(names)} cases", _shortened(names))
+        (" x ".join(f"{size:.4g}" for size in spacing) + " mm", counted(len(names), "case"), _shortened(names))
         for spacing, names in sorted(groups.items())
     )
     return (

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deepmedic.errors import DataError
+from deepmedic.words import counted
 
 _NEARLY_INTEGER = 1e-3
 """Labels this close to an integer, as interpolation or a scaling leaves them, are rounded."""
@@ -56,7 +57,7 @@ def label_map(voxels: np.ndarray, notes: list[str], *, classes: int) -> np.ndarr
     if voxels.min() < 0 or voxels.max() >= classes:
         wrong = (voxels < 0) | (voxels >= classes)
         labels, counts = np.unique(voxels[wrong], return_counts=True)
-        shown = [f"{int(label)} ({count} voxels)" for label, count in zip(labels, counts, strict=True)]
+        shown = [f"{int(label)} ({counted(count, 'voxel')})" for label, count in zip(labels, counts, strict=True)]
         more = f" and {len(shown) - _MOST_SHOWN} further labels" if len(shown) > _MOST_SHOWN else ""
         raise DataError(
             f"labels out of range: {', '.join(shown[:_MOST_SHOWN])}{more}, the first at {_first(wrong)}; allowed are 0 "

@@ -11,6 +11,7 @@ from typing import Any
 from deepmedic.data.bids_names import BIDS_VERSION, BidsCase, bids_cases, label_of_class
 from deepmedic.data.cases import Case
 from deepmedic.versions import PROGRAM_NAME, VERSION
+from deepmedic.words import classes_by_number
 
 FOLDER = "bids"
 """Below the session's folder of predictions."""
@@ -96,7 +97,7 @@ class BidsLayout:
         return label_of_class(number, self.class_names)
 
     def _name(self, number: int) -> str:
-        return " ".join(self.class_names[number].split()) if self.class_names else f"class {number}"
+        return " ".join((self.class_names or classes_by_number(self.classes))[number].split())
 
     def _table(self) -> str:
         rows = [f"{number}\t{self._name(number)}" for number in range(self.classes)]

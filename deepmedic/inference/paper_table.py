@@ -7,6 +7,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from deepmedic.words import counted
+
 _COLUMNS = {
     "dice": ("Dice", 3),
     "sensitivity": ("sensitivity", 3),
@@ -55,7 +57,7 @@ def heading(lines: Sequence[Mapping[str, Any]]) -> str:
 
 def _cases(lines: Sequence[Mapping[str, Any]]) -> str:
     count = max(line["cases"] for line in lines)
-    return f"{count} case{'s' * (count != 1)}"
+    return counted(count, "case")
 
 
 def _cells(lines: Sequence[Mapping[str, Any]]) -> list[list[str]]:

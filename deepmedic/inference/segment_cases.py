@@ -38,6 +38,7 @@ from deepmedic.inference.tables import write_tables
 from deepmedic.inference.writer import CaseResults, ResultWriter, memory_of
 from deepmedic.metrics import MetricsRow, ThreeDices, mean_foreground_dice
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -316,4 +317,6 @@ def _report(cases: Sequence[Case], options: SegmentationOptions, summary: Segmen
     elif saving is not None and saving.files.tables:
         write_tables(saving.files.folder, summary.rows)
     if summary.failures:
-        log.warning("%d cases were skipped: %s", len(summary.failures), ", ".join(summary.failures))
+        number = len(summary.failures)
+        were = "was" if number == 1 else "were"
+        log.warning("%s %s skipped: %s", counted(number, "case"), were, ", ".join(summary.failures))

@@ -12,6 +12,7 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.errors import ModelError
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.words import classes_by_number
 
 
 @dataclass
@@ -66,9 +67,8 @@ class SavedModel:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Names of the classes for logs: those of the config, else "class 0", "class 1", ..."""
-        numbered = tuple(f"class {number}" for number in range(self.architecture.classes))
-        return self.config.class_names or numbered
+        """Names of the classes for logs: those of the config, else "background", "class 1", ..."""
+        return self.config.class_names or classes_by_number(self.architecture.classes)
 
     @property
     def trained(self) -> bool:

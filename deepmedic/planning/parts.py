@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from deepmedic.data.splits import draw_parts
 from deepmedic.errors import DataError
 from deepmedic.planning.found import FoundCase
+from deepmedic.words import counted
 
 _VALIDATION = 0.2
 _MOST_NAMED = 10
@@ -42,7 +43,7 @@ def choose_parts(cases: Sequence[FoundCase], digests: Mapping[str, Sequence[str]
     notes = []
     if unlabelled:
         named = ", ".join(unlabelled[:_MOST_NAMED])
-        notes.append(f"{len(unlabelled)} cases have no labels and are listed for testing only: {named}")
+        notes.append(f"{counted(len(unlabelled), 'case')} without labels, listed for testing only: {named}")
     if not labelled:
         raise DataError("no case has labels, so there is nothing to train on.")
     training, validation, split = _split(labelled, digests, seed)

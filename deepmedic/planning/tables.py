@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from deepmedic.data.fingerprint import Fingerprint
+from deepmedic.words import counted
 
 _MOST_GROUPS = 5
 _MOST_NAMES = 5
@@ -29,7 +30,7 @@ def described(fingerprint: Fingerprint, channel_names: Sequence[str], class_name
             ("missing", plain["intensities"][name]["missingIn"]),
         ):
             if names:
-                lines.append(f"  {name} is {what} in {len(names)} cases: {_shortened(names)}")
+                lines.append(f"  {name} is {what} in {counted(len(names), 'case')}: {_shortened(names)}")
     if plain["labels"] is None:
         return [*lines, "  no labels"]
     cells = [
@@ -45,9 +46,10 @@ def described(fingerprint: Fingerprint, channel_names: Sequence[str], class_name
     lines += [f"  {line}" for line in _table([["labels (whole image)", *_LABELS], *cells])]
     outside = plain["foregroundOutsideRoi"]
     if outside["voxels"]:
+        voxels, cases = counted(outside["voxels"], "voxel"), counted(len(outside["in"]), "case")
         lines.append(
-            f"  {outside['share']:.2%} of the foreground ({outside['voxels']} voxels) lies outside the ROI and is "
-            f"never predicted, in {len(outside['in'])} cases: {_shortened(outside['in'])}"
+            f"  {outside['share']:.2%} of the foreground ({voxels}) lies outside the ROI and is never predicted, in "
+            f"{cases}: {_shortened(outside['in'])}"
         )
     return lines
 
@@ -62,9 +64,7 @@ def _intensity_cells(channel: Mapping[str, object]) -> list[str]:
 
 
 def _grouped(groups: Mapping[str, int]) -> str:
-    shown = [
-        f"{text} ({count} {'case' if count == 1 else 'cases'})" for text, count in list(groups.items())[:_MOST_GROUPS]
-    ]
+    shown = [f"{text} ({counted(count, 'case')})" for text, count in list(groups.items())[:_MOST_GROUPS]]
     more = len(groups) - _MOST_GROUPS
     return ", ".join(shown) + (f" and {more} more" if more > 0 else "")
 

@@ -10,6 +10,7 @@ from html import escape
 
 from deepmedic.report.architecture_facts import LayerFacts, PathwayFacts, by, drawn_segment, pathways_of
 from deepmedic.report.content import Model
+from deepmedic.words import counted
 
 _BOX_WIDTH, _BOX_HEIGHT, _GAP = 96, 74, 18
 _LEFT, _TOP, _ROW = 132, 34, 132
@@ -57,7 +58,7 @@ def draw(model: Model, *, standalone: bool = False) -> str:
     canvas = _Canvas()
     deepest = max(len(pathway.layers) for pathway in parallel)
     middle = _TOP + _ROW * (len(parallel) - 1) / 2
-    channels = f"{architecture.input_channels} channel{'s' if architecture.input_channels > 1 else ''}"
+    channels = counted(architecture.input_channels, "channel")
     canvas.box(8, middle, "input", ["image", channels, by(segment)], ", ".join(model.channel_names))
     widest = max(deepest * (_BOX_WIDTH + _GAP), *(_LETTER * len(_label(pathway)) for pathway in parallel))
     join = _LEFT + widest + 14

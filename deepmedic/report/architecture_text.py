@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from deepmedic.report.architecture_facts import PathwayFacts, by, drawn_segment, pathways_of
 from deepmedic.report.content import Model, Table
 from deepmedic.report.page_values import shown
+from deepmedic.words import counted
 
 
 def draw(model: Model) -> str:
@@ -31,7 +32,7 @@ def draw(model: Model) -> str:
 
 
 def _channels(count: int) -> str:
-    return "1 channel" if count == 1 else f"{count} channels"
+    return counted(count, "channel")
 
 
 def _title(pathway: PathwayFacts) -> str:

@@ -30,6 +30,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions.candidates import FoundModel, FoundModels, as_found, find_models
 from deepmedic.sessions.model_use import compare_with_training
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +265,7 @@ def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis
         schedule=plan.schedule,
     )
     networks = len(group.models) + config.random_networks
-    log.info("Features of %d networks at voxels of %d cases.", networks, len(group.data))
+    log.info("Features of %s at voxels of %s.", counted(networks, "network"), counted(len(group.data), "case"))
     with tqdm(desc="features", unit="case", leave=False, disable=None) as bar:
 
         def case_begins(name: str, number: int, count: int) -> None:

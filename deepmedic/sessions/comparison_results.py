@@ -38,6 +38,7 @@ from deepmedic.sessions.comparison_configs import Compared
 from deepmedic.sessions.domain_distance import measure_distance
 from deepmedic.sessions.pair_identity import architecture_digest, images_digest
 from deepmedic.sessions.reporting import after_session
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ def run(arguments: Arguments, config: ComparisonConfig, compared: Sequence[Compa
     with session_lock(paths.folder, f"{paths.session}.comparison{suffix}"), session_log(_log(plan, suffix)):
         for note in plan.notes:
             log.warning("%s", note)
-        log.info("Comparison %s: %d runs, %d to do.", paths.session, len(plan.mine), len(plan.to_do))
+        log.info("Comparison %s: %s, %d to do.", paths.session, counted(len(plan.mine), "run"), len(plan.to_do))
         begun = _begun(plan)
         code = make_runs(plan)
         if any(run.name not in plan.finished for run in plan.mine):

@@ -24,6 +24,7 @@ from deepmedic.errors import DataError, ProblemList
 from deepmedic.planning.suggestions import Room, Suggestion, suggest
 from deepmedic.planning.tables import described
 from deepmedic.sessions import estimates
+from deepmedic.words import classes_by_number
 
 
 @dataclass
@@ -42,7 +43,7 @@ class DataFindings:
         """For the cases of a model, whose names of channels and classes are used."""
         architecture = config.architecture
         channels = config.channel_names or tuple(f"channel {n + 1}" for n in range(architecture.input_channels))
-        classes = config.class_names or tuple(f"class {n}" for n in range(architecture.classes))
+        classes = config.class_names or classes_by_number(architecture.classes)
         return cls(channels, classes)
 
     @property

@@ -37,6 +37,7 @@ from deepmedic.sessions.ensemble import NamedModel
 from deepmedic.sessions.kept_units import KeptUnits
 from deepmedic.sessions.testing import TestPlan
 from deepmedic.sessions.weights import read_model
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -222,7 +223,7 @@ def _features(plan: LayerPlan) -> tuple[Bank, list[str]]:
     with tqdm(desc="features", unit="case", leave=False, disable=None) as bar:
 
         def case_begins(name: str, number: int, count: int) -> None:
-            log.info("Features of %d networks, case %d of %d: %s", len(networks), number, count, name)
+            log.info("Features of %s, case %d of %d: %s", counted(len(networks), "network"), number, count, name)
             bar.total = count
             bar.update()
 

@@ -8,6 +8,7 @@ from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.report.architecture_facts import by
 from deepmedic.report.content import Model, Table
 from deepmedic.sessions import estimates
+from deepmedic.words import classes_by_number
 
 
 def describe_model(config: ModelConfig) -> Model:
@@ -26,12 +27,11 @@ def describe_model(config: ModelConfig) -> Model:
         predicted = by(architecture.output_size(size))
         rows.append((by(size), used, predicted, bytes_as_text(inference), bytes_as_text(training)))
     columns = ("segment", "used for", "predicted box", "inference", "training, with gradients")
-    numbered = tuple(f"class {number}" for number in range(architecture.classes))
     channels = tuple(f"channel {number + 1}" for number in range(architecture.input_channels))
     return Model(
         architecture=architecture,
         segments=segments,
-        class_names=tuple(config.class_names or numbered),
+        class_names=config.class_names or classes_by_number(architecture.classes),
         channel_names=tuple(config.channel_names or channels),
         memory=Table(columns, tuple(rows)),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from deepmedic.data.cases import Case, ImageRef, image_ref
 from deepmedic.data.output_names import without_extension
 from deepmedic.errors import CommandLineError, DataError, ProblemList
+from deepmedic.words import counted
 
 _MISSING = "-"
 _NAMED = re.compile(r"(?P<name>[^=]+)=(?P<image>.+)", re.DOTALL)
@@ -25,7 +26,7 @@ class Channels:
 
     def in_words(self) -> str:
         if self.names is None:
-            return f"{self.count} channel{'s' * (self.count != 1)} without names"
+            return f"{counted(self.count, 'channel')} without names"
         return f"the channel{'s' * (self.count != 1)} {', '.join(self.names)}"
 
     def example(self) -> str:

@@ -29,6 +29,7 @@ from deepmedic.planning.suggestions import suggest
 from deepmedic.planning.tables import described
 from deepmedic.sessions.data_check import room_for_steps
 from deepmedic.sessions.source_survey import SurveyedData, survey_source
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,8 @@ def run(arguments: Arguments) -> int:
     folder = Path(os.path.abspath(arguments.output))
     _refuse_existing(folder, arguments)
     found = read_source(arguments.new_configs)
-    log.info("%s: %s, %d cases, channels %s.", arguments.new_configs, found.kind, len(found.cases), _listed(found))
+    cases = counted(len(found.cases), "case")
+    log.info("%s: %s, %s, channels %s.", arguments.new_configs, found.kind, cases, _listed(found))
     surveyed = survey_source(found, arguments.new_configs)
     plan, notes = _plan(arguments, surveyed, device)
     with _staging(folder) as staging:
@@ -176,7 +178,7 @@ def _tell(folder: Path, plan: ConfigPlan, notes: Sequence[str], surveyed: Survey
         log.info("%s", line)
     for part, cases in plan.parts.items():
         which = f" ({plan.test_is})" if part == "test" and cases else ""
-        log.info("%s: %d %s%s", part, len(cases), "case" if len(cases) == 1 else "cases", which)
+        log.info("%s: %s%s", part, counted(len(cases), "case"), which)
     log.info("Wrote model.cfg, train.cfg, test.cfg and %d listing files to %s", files, folder)
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
     train = f"deepmedic -newModel {shown}/model.cfg -train {shown}/train.cfg"

@@ -16,6 +16,7 @@ from deepmedic.errors import DeepMedicError, ProblemList
 from deepmedic.files import sha256_of
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.paths import SessionPaths
+from deepmedic.words import counted
 
 _MOST_NAMED = 20
 _PROBED = 4096
@@ -51,7 +52,7 @@ def shared_with_training(model: SavedModel, cases: Sequence[Case], name: str = "
         return []
     more = f" and {len(found) - _MOST_NAMED} more" if len(found) > _MOST_NAMED else ""
     return [
-        f"{name} was trained on {len(found)} of the {len(cases)} cases to segment: "
+        f"{name} was trained on {len(found)} of {counted(len(cases), 'case')} to segment: "
         f"{', '.join(found[:_MOST_NAMED])}{more}; scores on them say nothing about new cases"
     ]
 

@@ -11,6 +11,7 @@ from deepmedic.data.residency import pool_for, residency_of, volume_bytes
 from deepmedic.data.source import SegmentSource, SourceSettings
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.training.interruption import Interruption
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -44,12 +45,12 @@ def segment_source(
     residency = residency_of(data, budget, config.cases_per_subepoch, workers, device)
     if not residency.everything:
         log.info(
-            "The %d %s cases take %s: up to %s stay in memory, and %d threads read ahead what else is needed.",
-            len(data),
-            data.role,
+            "The %s %s %s: up to %s stay in memory, and what else is needed is read ahead by %s.",
+            counted(len(data), f"{data.role} case"),
+            "takes" if len(data) == 1 else "take",
             bytes_as_text(volume_bytes(data)),
             bytes_as_text(residency.pool_bytes),
-            workers,
+            counted(workers, "thread"),
         )
     pool = pool_for(data, device, residency.pool_bytes)
     architecture, leave_if_asked = plan.beginning.model.architecture, interruption.raise_if_requested

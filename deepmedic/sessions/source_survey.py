@@ -17,6 +17,7 @@ from deepmedic.data.reading import read_ahead
 from deepmedic.data.volumes import load_case
 from deepmedic.errors import DataError, ProblemList
 from deepmedic.planning.found import MOST_UNUSED, FoundCase, FoundData, several
+from deepmedic.words import classes_by_number
 
 _LARGEST_LABELS = 65536
 _COARSE_TOLERANCE = 0.1
@@ -50,7 +51,7 @@ class SurveyedData:
     def class_names(self) -> tuple[str, ...]:
         """Those of the source, else made up."""
         names = self.found.class_names
-        return names or ("background", *(f"class {number}" for number in range(1, self.classes)))
+        return names or classes_by_number(self.classes)
 
 
 def survey_source(found: FoundData, source: Path) -> SurveyedData:

@@ -16,6 +16,7 @@ from deepmedic.errors import ModelError, ProblemList
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.split_files import PartListing, test_config_text, with_result_names, write_if_changed
+from deepmedic.words import counted
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class SessionSplit:
         shown = []
         for name, subjects in self.split.parts.items():
             cases = len(self.split.cases_of(name))
-            more = f" ({cases} cases)" if cases != len(subjects) else ""
+            more = f" ({counted(cases, 'case')})" if cases != len(subjects) else ""
             shown.append(f"{name} {len(subjects)}{more}")
         return f"subjects: {', '.join(shown)}"
 

@@ -57,6 +57,7 @@ from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.reporting import after_session
 from deepmedic.sessions.session_record import record_inference
 from deepmedic.training.interruption import Interrupted, Interruption
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -219,7 +220,7 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
         log.info("Model: %s (SHA-256 %s)", one.path, one.sha256[:12])
     if plan.part is not None:
         mine = len(plan.part.indices(len(plan.data)))
-        log.info("Part %d of %d: %d of %d cases.", plan.part.number, plan.part.of, mine, len(plan.data))
+        log.info("Part %d of %d: %d of %s.", plan.part.number, plan.part.of, mine, counted(len(plan.data), "case"))
     if plan.passes > 1:
         log.info("Each case is predicted %d times; probabilities are averaged.", plan.passes)
     for note in plan.notes:
@@ -305,7 +306,8 @@ def _report(plan: TestPlan, summary: SegmentationSummary) -> None:
     if plan.in_a_session:
         found = {"computed": summary.computed, "kept": summary.kept, "failures": summary.failures}
         EventLog(plan.own_paths.events).write("segmented", **found)
-    log.info("%d cases segmented, %d kept from before, %d skipped.", computed, kept, len(summary.failures))
+    skipped = len(summary.failures)
+    log.info("%s segmented, %d kept from before, %d skipped.", counted(computed, "case"), kept, skipped)
     stem = "metrics"
     if summary.whole_session is not None:
         summary = replace(summary, evaluations=summary.whole_session)

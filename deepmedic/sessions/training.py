@@ -16,6 +16,7 @@ from deepmedic.sessions.resume import begin, files_in
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.training_session import TrainingSession, checkpoint_folder, exit_code_of
 from deepmedic.training.interruption import Interrupted
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -70,11 +71,11 @@ def _finished_before(plan: TrainingPlan) -> int:
     if state.forgot:
         ended, key = ", but too much of the source task was lost", "largestLoss of sourceTask"
     log.info(
-        "The session %s is finished: its model was trained for %d epochs, and %s %d%s. Nothing was "
+        "The session %s is finished: its model was trained for %s, and %s %d%s. Nothing was "
         "done. To train on, raise %s; to train anew, choose another sessionName or add "
         "-overwrite; to use the model: deepmedic -test TEST.cfg -model %s",
         plan.paths.session,
-        state.position.epoch,
+        counted(state.position.epoch, "epoch"),
         f"its {len(plan.config.phases)} phases have at most" if plan.config.phases else "numberOfEpochs is",
         plan.config.total_epochs,
         ended,

@@ -35,6 +35,7 @@ from deepmedic.training.recorder import Recorder, RecorderOutputs
 from deepmedic.training.state import TrainingState
 from deepmedic.training.tensorboard_writer import open_tensorboard
 from deepmedic.training.trainer import Trainer, TrainerParts
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +112,8 @@ class TrainingSession:
             best = state.best
             log.info("Best mean foreground Dice on validation: %.4f, after epoch #%d.", best["dice"], best["epoch"])
         if state.skipped:
-            log.warning("%d cases were left out: %s", len(state.skipped), ", ".join(state.skipped))
+            were = "was" if len(state.skipped) == 1 else "were"
+            log.warning("%s %s left out: %s", counted(len(state.skipped), "case"), were, ", ".join(state.skipped))
         log.info("Models: %s", paths.models)
         log.info("Log: %s, history: %s", paths.log, paths.metrics)
         split, test = self.plan.split, "TEST.cfg"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from deepmedic.config.training import LossConfig, TrainConfig
 from deepmedic.metrics import mean_defined
 from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, Role, SampleRecord, VolumeRecord
+from deepmedic.words import counted
 
 NOT_APPLICABLE = "N/A"
 _DEFINITIONS = {
@@ -72,8 +73,8 @@ def _refinements(config: TrainConfig) -> list[str]:
         f"Learning rate per layer below the classification layer: times {asked.rate_decay_per_layer}": (
             asked.rate_decay_per_layer is not None
         ),
-        f"The training ends after {stopping.patience} epochs without a rise of the validation score by more than "
-        f"{stopping.minimum_change:g}": stopping.patience is not None,
+        f"The training ends after {counted(stopping.patience or 0, 'epoch')} without a rise of the validation score by "
+        f"more than {stopping.minimum_change:g}": stopping.patience is not None,
     }
     return [line for line, is_asked in lines.items() if is_asked]
 

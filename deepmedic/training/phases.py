@@ -13,6 +13,7 @@ from deepmedic.config.training import EarlyStoppingConfig, TrainConfig
 from deepmedic.errors import ModelError
 from deepmedic.training.log_lines import cost_terms
 from deepmedic.training.state import PhaseState, TrainingState
+from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +140,7 @@ def describe(config: TrainConfig, index: int) -> str:
     phase = config.phases[index]
     state = "with a new state" if phase.reset_optimizer else "with its state kept"
     parts = [
-        f"at most {phase.epochs} epochs",
+        f"at most {counted(phase.epochs, 'epoch')}",
         f"cost {' + '.join(cost_terms(config.loss))}",
         f"{_OPTIMISERS[phase.optimizer.kind]} {state}",
         f'learning rate {phase.optimizer.learning_rate:g}, schedule "{phase.schedule.kind}"',
@@ -149,7 +150,8 @@ def describe(config: TrainConfig, index: int) -> str:
     stopping = phase.early_stopping
     if stopping.patience is not None:
         best = ", then its best weights" if stopping.restore_best else ""
-        parts.append(f"early stop after {stopping.patience} epochs without a rise by {stopping.minimum_change:g}{best}")
+        patience = counted(stopping.patience, "epoch")
+        parts.append(f"early stop after {patience} without a rise by {stopping.minimum_change:g}{best}")
     if phase.required_improvement is not None:
         parts.append(f"undone unless the validation score rises by more than {phase.required_improvement:g}")
     return ", ".join(parts)

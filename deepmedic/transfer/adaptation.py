@@ -18,6 +18,7 @@ from deepmedic.transfer.options import log_frequencies
 from deepmedic.transfer.receiving import receive
 from deepmedic.transfer.report import TransferResult
 from deepmedic.transfer.stem import build_stem
+from deepmedic.words import counted
 
 
 def adapt_model(
@@ -105,8 +106,7 @@ def _with_classes(config: ModelConfig, count: int | None, names: Names) -> tuple
     count = len(names) if names is not None else architecture.classes if count is None else count
     if count < 2:
         raise ModelError(
-            f"{count} {'class' if count == 1 else 'classes'} cannot be told apart; a model needs at least 2, with the "
-            "background"
+            f"{counted(count, 'class', 'classes')} cannot be told apart; a model needs at least 2, with the background"
         )
     if names is None:
         same = count == architecture.classes

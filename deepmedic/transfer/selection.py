@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.errors import ModelError, ProblemList
 from deepmedic.transfer.matching import LayerPair
+from deepmedic.words import counted
 
 
 def select(
@@ -92,7 +93,7 @@ def _at_depth(target: Architecture, source: Architecture, depth: int) -> list[La
             return [LayerPair(target.fc, layer, source.fc, layer)]
         raise ModelError(
             f"-layers {depth}: this is hidden layer {layer} of the source's FC pathway, and the new model's has "
-            f"{_count(target.fc.depth - 1, 'hidden layer')}; leave {depth} out, or give the new model more layers in "
+            f"{counted(target.fc.depth - 1, 'hidden layer')}; leave {depth} out, or give the new model more layers in "
             "numberFMsPerLayerFC"
         )
     givers = [(pathway, source_pathway(pathway, target, source)) for pathway in target.parallel]
@@ -130,7 +131,7 @@ def _require_equal_kernels(pair: LayerPair, problems: ProblemList) -> None:
 
 def _too_shallow(shallow: list[tuple[Pathway, Pathway]], target: Architecture, source: Architecture) -> ModelError:
     found = [
-        f"pathway {pathway.name} of the new model has {_count(pathway.depth, 'layer')}, pathway {giver.name} of the "
+        f"pathway {pathway.name} of the new model has {counted(pathway.depth, 'layer')}, pathway {giver.name} of the "
         f"source model, which it would receive from, has {giver.depth}"
         for pathway, giver in shallow
     ]
@@ -158,10 +159,6 @@ def _example(target: Architecture, source: Architecture) -> str:
 
 def _listing(numbers: Iterable[int]) -> str:
     return " ".join(map(str, numbers))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _size(kernel: tuple[int, int, int]) -> str:

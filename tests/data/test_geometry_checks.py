@@ -81,7 +81,7 @@ def test_mixed_axis_orders_are_refused_with_the_cases_of_each() -> None:
     check_axis_orders(cases[::2])
     with pytest.raises(DataError, match='Set orientation = "RAS" for training and inference') as refusal:
         check_axis_orders(cases)
-    assert str(refusal.value).splitlines()[1:] == ["    LPS  1 cases  p2", "    RAS  2 cases  p1, p3"]
+    assert str(refusal.value).splitlines()[1:] == ["    LPS  1 case   p2", "    RAS  2 cases  p1, p3"]
 
 
 def test_spacings_that_differ_make_a_table_that_names_the_remedy() -> None:
@@ -94,5 +94,5 @@ def test_spacings_that_differ_make_a_table_that_names_the_remedy() -> None:
     assert "resample_to_output" in table
     assert table.splitlines()[1:] == [
         "    1 x 1 x 1 mm  5 cases  p0, p1, p2 and 2 more",
-        "    2 x 2 x 2 mm  1 cases  q",
+        "    2 x 2 x 2 mm  1 case   q",
     ]

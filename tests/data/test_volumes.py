@@ -140,7 +140,7 @@ def test_different_spacings_are_noted_and_not_refused(tmp_path: Path, case: Case
     coarse = Case("p2", (save(tmp_path / "coarse.nii", COUNTING, np.diag([2.0, 2, 2, 1])),))
     found, notes = refusals(case, coarse)
     assert found == []
-    assert "1 x 1 x 2 mm  1 cases  p1" in notes[0]
+    assert "1 x 1 x 2 mm  1 case  p1" in notes[0]
 
 
 def test_errors_in_voxels_name_case_image_and_file(tmp_path: Path, case: Case) -> None:

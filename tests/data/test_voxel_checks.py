@@ -100,7 +100,7 @@ def test_labels_out_of_range_are_refused_with_label_and_count(value: int, dtype:
 
 
 def test_many_labels_out_of_range_are_summed_up() -> None:
-    with pytest.raises(DataError, match=r"2 \(1 voxels\), 3 .*, 11 \(1 voxels\) and 52 further labels, the first"):
+    with pytest.raises(DataError, match=r"2 \(1 voxel\), 3 .*, 11 \(1 voxel\) and 52 further labels, the first"):
         label_map(volume("i2"), [], classes=2)
 
 

@@ -205,7 +205,7 @@ def test_skipped_cases_are_named_and_change_the_exit_code(make_net, make_data, f
     assert summary.computed == ["pred_case0", "pred_case2"]
     assert list(summary.failures) == ["pred_case1"]
     assert summary.exit_code == 9
-    assert "1 cases were skipped: pred_case1" in caplog.text
+    assert "1 case was skipped: pred_case1" in caplog.text
     assert {row.case for row in summary.rows} == {"pred_case0", "pred_case2"}
 
 

@@ -44,7 +44,7 @@ def test_cases_that_share_voxels_stay_together_also_over_several_steps():
 def test_parts_of_the_source_are_kept():
     cases = [case("a", "training"), case("b", "validation"), case("c", "test"), case("d", "training", labels=False)]
     assert names(cases) == {"training": ["a"], "validation": ["b"], "test": ["c", "d"]}
-    assert choose_parts(cases, {}, 0).notes == ("1 cases have no labels and are listed for testing only: d",)
+    assert choose_parts(cases, {}, 0).notes == ("1 case without labels, listed for testing only: d",)
 
 
 def test_a_single_subject_cannot_be_held_out():

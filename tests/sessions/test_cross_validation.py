@@ -83,7 +83,7 @@ def test_an_ensemble_of_the_folds_is_told_which_model_knows_which_case(study, ru
     held_out = [(study.out / f"splits/first/fold{fold}/validation/names.cfg").read_text().split() for fold in (1, 2)]
     for model, known in zip(fold_models(study), reversed(held_out), strict=True):
         names = ", ".join(name.removesuffix("_t1") for name in sorted(known))
-        assert f"{model} was trained on 2 of the 4 cases to segment: {names}; scores on them say" in outcome.err
+        assert f"{model} was trained on 2 of 4 cases to segment: {names}; scores on them say" in outcome.err
     assert outcome.err.count("was trained on") == 2
 
 
@@ -117,7 +117,7 @@ def test_folds_can_be_run_one_by_one(study, run):
         assert not (study.out / "predictions" / "first").exists()
     outcome = run(*TWO)
     assert outcome.code == 0, outcome.err
-    assert outcome.out.count("is finished: its model was trained for 1 epochs") == 2
+    assert outcome.out.count("is finished: its model was trained for 1 epoch") == 2
     assert outcome.out.count("0 cases segmented, 2 kept from before, 0 skipped.") == 2
     assert table(study)["folds"] == 2
 

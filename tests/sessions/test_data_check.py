@@ -68,7 +68,7 @@ def test_foreground_outside_the_roi_is_said(study, checked):
     outside = np.count_nonzero(labels[:8])
     share = outside / sum(np.count_nonzero(nib.load(study.image(case, "labels")).dataobj) for case in (0, 1))
     assert (
-        f"{share:.2%} of the foreground ({outside} voxels) lies outside the ROI and is never predicted, in 1 cases"
+        f"{share:.2%} of the foreground ({outside} voxels) lies outside the ROI and is never predicted, in 1 case"
         in (checked()[0].out)
     )
 
@@ -116,7 +116,7 @@ class TestWhatAModelWasTrainedOn:
     def test_a_copy_under_another_path(self, study, notes, trained_images, source):
         study.list_cases("val", [1])
         assert notes() == [
-            f"{source} was trained on 1 of the 1 cases to segment: case1 (copied from {trained_images}/"
+            f"{source} was trained on 1 of 1 case to segment: case1 (copied from {trained_images}/"
             "case1_t1.nii.gz); scores on them say nothing about new cases"
         ]
 
@@ -132,22 +132,22 @@ class TestWhatAModelWasTrainedOn:
         model = SavedModel.from_content(checkpoints.load(source), str(source))
         model = replace(model, training={**model.training, "settings": {"channelsTraining": [str(listing)]}})
         found = shared_with_training(model, [Case("a", (ImageRef(other),))], "M.save")
-        copied = f"M.save was trained on 1 of the 1 cases to segment: a (copied from {known}); scores on them say"
+        copied = f"M.save was trained on 1 of 1 case to segment: a (copied from {known}); scores on them say"
         assert [line.startswith(copied) for line in found] == ([True] if place is None else [])
 
     def test_the_same_file(self, study, notes, trained_images, source):
         (study.folder / "lists" / "val_t1.cfg").write_text(f"{trained_images / 'case0_t1.nii.gz'}\n")
         [note] = notes()
-        assert note.startswith(f"{source} was trained on 1 of the 1 cases to segment: case2;")
+        assert note.startswith(f"{source} was trained on 1 of 1 case to segment: case2;")
 
     def test_a_run_says_it_in_its_log_and_its_report_and_goes_on(self, study, run, source):
         study.list_cases("val", [1])
         outcome = run("-test", study.test(report=True), "-model", source)
         assert outcome.code == 0, outcome.err
-        said = f"{source} was trained on 1 of the 1 cases to segment: case1 (copied from"
+        said = f"{source} was trained on 1 of 1 case to segment: case1 (copied from"
         assert said in (study.out / "logs" / "segment.txt").read_text()
         page = (study.out / "reports" / "segment.html").read_text()
-        assert "was trained on 1 of the 1 cases to segment: case1 (copied from" in page
+        assert "was trained on 1 of 1 case to segment: case1 (copied from" in page
 
     def test_nothing_is_said_where_the_lists_of_training_or_the_split_are_gone(self, source, study):
         model, [case] = SavedModel.from_content(checkpoints.load(source), source), [Case("a", (None,))]

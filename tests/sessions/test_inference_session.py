@@ -143,7 +143,7 @@ class TestRepeated:
     def test_damaged_result_is_computed_again(self, study, run):
         (self.folder / "predictions" / "case1_Segm.nii.gz").write_bytes(b"cut")
         outcome = run(*self.command)
-        assert (outcome.code, "1 cases segmented, 1 kept" in outcome.out) == (0, True)
+        assert (outcome.code, "1 case segmented, 1 kept" in outcome.out) == (0, True)
         assert contents(self.folder) == self.before
 
     def test_interrupted_run_keeps_what_is_finished(self, study, run, monkeypatch):
@@ -162,7 +162,7 @@ class TestRepeated:
         assert outcome.code == 143
         assert "finished cases are kept. Repeat the same command" in outcome.err
         outcome = run("-test", config, *self.command[2:])
-        assert (outcome.code, "1 cases segmented, 1 kept" in outcome.out) == (0, True)
+        assert (outcome.code, "1 case segmented, 1 kept" in outcome.out) == (0, True)
         assert contents(study.folder / "again" / "predictions" / "segment") == self.before
 
 
@@ -202,7 +202,7 @@ class TestUnusableCase:
         assert outcome.code == 9
         assert str(study.image(1, "t1")) in outcome.out + outcome.err
         if not check:
-            assert "1 cases segmented, 0 kept from before, 1 skipped" in outcome.out
+            assert "1 case segmented, 0 kept from before, 1 skipped" in outcome.out
             assert {path.name.split("_")[0].split(".")[0] for path in predictions.iterdir()} == {"case2"}
 
 

@@ -162,7 +162,7 @@ def test_bad_case_is_left_out_where_that_is_allowed_the_same_with_all_memory(man
     assert run(*words(None, None, folderForOutput="resident", allowSkippedCases=True)).code == 9
     outcome = run(*words(TIGHT, 2, allowSkippedCases=True))
     assert outcome.code == 9
-    assert "1 cases were left out: case15_t1" in outcome.err
+    assert "1 case was left out: case15_t1" in outcome.err
     assert_same(outcome_of(many), outcome_of(many, "resident"))
 
 

@@ -126,7 +126,7 @@ def test_repeated_it_keeps_what_is_there(place, segment, tmp_path):
     code, _, err = segment("-images", *images(place, 2), "-output", "seg.nii.gz")
     assert (code, "made from other images: channel 1, channel 2" in err) == (8, True)
     code, out, _ = segment("-images", *images(place, 2), "-output", "seg.nii.gz", "-overwrite")
-    assert (code, "1 cases segmented" in out) == (0, True)
+    assert (code, "1 case segmented" in out) == (0, True)
 
 
 def test_a_missing_channel_is_zero(place, segment):
@@ -148,7 +148,7 @@ def test_a_folder_of_cases(place, segment, tmp_path):
     assert "2 cases segmented, 0 kept from before" in log
     (tmp_path / "results/case1_Segm.nii.gz").unlink()
     code, out, _ = segment("-images", place / "scans", "-roi", "mask", "-output", "results")
-    assert (code, "1 cases segmented, 1 kept from before" in out) == (0, True)
+    assert (code, "1 case segmented, 1 kept from before" in out) == (0, True)
     code, _, err = segment("-images", place / "scans", "-output", "results")
     assert (code, "made from other images: roi" in err) == (8, True)
     assert "made from other images: roi" in (tmp_path / "results/logs/segment.txt").read_text()

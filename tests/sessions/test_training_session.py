@@ -207,7 +207,7 @@ class TestUnusableCases:
         command = ["-newModel", study.folder / "model.cfg", "-train", study.train(allowSkippedCases=True, **QUICK)]
         outcome = run(*command)
         assert outcome.code == 9
-        assert "1 cases were left out: case1_t1" in outcome.err
+        assert "1 case was left out: case1_t1" in outcome.err
         assert fault in study.trained()["skipped"]["case1_t1"]
         assert "is finished" in (again := run(*command)).out
         assert again.code == 9
@@ -240,7 +240,7 @@ class TestUnusableCases:
         config = study.train(validate=True, allowSkippedCases=True, **QUICK)
         outcome = run("-newModel", study.folder / "model.cfg", "-train", config)
         assert outcome.code == 9
-        assert "1 cases were left out: case1" in outcome.err
+        assert "1 case was left out: case1" in outcome.err
 
 
 def test_all_cases_unusable_is_refused_even_if_cases_may_be_skipped(study, run):
@@ -401,9 +401,7 @@ class TestChangedSettings:
 
     def test_fewer_epochs_than_trained_are_refused_as_finished(self, study, run):
         assert run(*self.command, study.train(numberOfEpochs=1)).code == 0
-        assert (
-            "is finished: its model was trained for 1 epochs" in run(*self.command, study.train(numberOfEpochs=1)).out
-        )
+        assert "is finished: its model was trained for 1 epoch" in run(*self.command, study.train(numberOfEpochs=1)).out
 
 
 def test_settings_that_decide_batches_exist(study):
