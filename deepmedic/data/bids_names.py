@@ -35,9 +35,10 @@ class BidsCase:
         session = f"ses-{given['ses']}/" if "ses" in given else ""
         return f"sub-{given['sub']}/{session}anat"
 
-    def file(self, suffix: str, ending: str, label: str | None = None) -> str:
+    def file(self, suffix: str, ending: str, label: str | None = None, statistic: str | None = None) -> str:
         """Path of a result relative to the derivatives folder, for instance `sub-1/anat/sub-1_dseg.nii.gz`."""
-        entities = [*self.entities, *([("label", label)] if label else [])]
+        further = {"stat": statistic, "label": label}
+        entities = [*self.entities, *((key, value) for key, value in further.items() if value)]
         name = "_".join([*(f"{key}-{value}" for key, value in entities), suffix])
         return f"{self.folder}/{name}{ending}"
 

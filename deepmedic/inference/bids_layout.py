@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.bids_names import BIDS_VERSION, BidsCase, bids_cases, label_of_class
 from deepmedic.data.cases import Case
 from deepmedic.versions import PROGRAM_NAME, VERSION
@@ -16,7 +17,14 @@ from deepmedic.words import classes_by_number
 FOLDER = "bids"
 """Below the session's folder of predictions."""
 DESCRIPTION = f"{FOLDER}/dataset_description.json"
+IGNORED = (f"{FOLDER}/.bidsignore", "*_statmap.*\n")
+"""File and text that tell validators which files the specification has no name for: maps of uncertainty."""
 _SOURCE = "source"
+_UNCERTAINTY: dict[UncertaintyKind, tuple[str, str]] = {
+    "entropy": ("Entropy of the class probabilities of each voxel", "nats"),
+    "variance": ("Variance of the class probabilities over all predictions, mean over the classes", "arbitrary"),
+}
+"""What the sidecars of maps of uncertainty say: description and units."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,21 @@ class BidsLayout:
         """Path of a probability map, relative to the session's folder."""
         return f"{FOLDER}/{self.cases[name].file('probseg', '.nii.gz', self._label(class_number))}"
 
-    def texts(self, name: str, *, segmentation: bool, probabilities: Sequence[int]) -> dict[str, str]:
+    def uncertainty_map(self, name: str, kind: UncertaintyKind) -> str:
+        """Path of a map of uncertainty, relative to the session's folder.
+
+        The specification has no name for these yet; this one is that of statistical maps.
+        """
+        return f"{FOLDER}/{self.cases[name].file('statmap', '.nii.gz', statistic=kind)}"
+
+    def texts(
+        self,
+        name: str,
+        *,
+        segmentation: bool,
+        probabilities: Sequence[int],
+        uncertainty: Sequence[UncertaintyKind] = (),
+    ) -> dict[str, str]:
         """Sidecars and label table of a case by path, relative to the session's folder."""
         case, sidecar = self.cases[name], {"Manual": False, "Sources": list(self.sources[name])}
         found = {}
@@ -68,6 +90,9 @@ class BidsLayout:
         for number in probabilities:
             of_class = {**sidecar, "ClassName": self._name(number)}
             found[case.file("probseg", ".json", self._label(number))] = _json(of_class)
+        for kind in uncertainty:
+            of_kind = {"Description": _UNCERTAINTY[kind][0], "Units": _UNCERTAINTY[kind][1], **sidecar}
+            found[case.file("statmap", ".json", statistic=kind)] = _json(of_kind)
         return {f"{FOLDER}/{path}": text for path, text in found.items()}
 
     def description(self, session: str, models: Sequence[str]) -> str:

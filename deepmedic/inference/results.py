@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 Status = Literal["match", "absent", "other run", "damaged"]
 
 _RECORD_FORMAT = 1
-_RESULT_ENDINGS = (".nii.gz", "_dseg.json", "_dseg.tsv", "_probseg.json")
+_RESULT_ENDINGS = (".nii.gz", "_dseg.json", "_dseg.tsv", "_probseg.json", "_statmap.json")
 _DECIDE_NOTHING = ("norm_verbosity", "check_inputs", "affine_tolerance", "spacing_tolerance", "allow_skipped_cases")
 """Options of preprocessing that do not change a number."""
 
@@ -81,7 +81,7 @@ class ResultFiles:
     tables: bool = True
     """Whether tables of metrics are kept in the folder."""
     bids: BidsLayout | None = None
-    """Places of segmentations and probability maps as BIDS derivatives; None: those of the original."""
+    """Places of all maps but feature maps as BIDS derivatives; None: those of the original."""
 
     @property
     def probability_classes(self) -> list[int]:
@@ -102,6 +102,8 @@ class ResultFiles:
         return self._prediction(name, f"{self._suffix('prob', 'ProbMapClass')}{class_number}")
 
     def uncertainty_map(self, name: str, kind: UncertaintyKind) -> Path:
+        if self.bids is not None:
+            return self.folder / self.bids.uncertainty_map(name, kind)
         return self._prediction(name, kind.capitalize())
 
     def feature_map(self, name: str, pathway: int, layer: int, number: int) -> Path:
@@ -120,7 +122,9 @@ class ResultFiles:
         if self.bids is None:
             return {}
         segmentation, probabilities = self.output.save_segmentation, self.probability_classes
-        found = self.bids.texts(name, segmentation=segmentation, probabilities=probabilities)
+        found = self.bids.texts(
+            name, segmentation=segmentation, probabilities=probabilities, uncertainty=self.uncertainty
+        )
         return {self.folder / path: text for path, text in found.items()}
 
     def all_of(self, name: str) -> list[Path]:

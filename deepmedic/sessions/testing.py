@@ -24,7 +24,7 @@ from deepmedic.data.dataset import DataSet, read_data_set
 from deepmedic.errors import ProblemList
 from deepmedic.files import write_text_atomically
 from deepmedic.inference import paper_table, tables
-from deepmedic.inference.bids_layout import DESCRIPTION, BidsLayout
+from deepmedic.inference.bids_layout import DESCRIPTION, IGNORED, BidsLayout
 from deepmedic.inference.blending import blending_of
 from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.evaluation import described
@@ -259,6 +259,9 @@ def _describe_bids(plan: TestPlan, files: ResultFiles) -> None:
     if files.bids is not None:
         path = files.folder / DESCRIPTION
         write_text_atomically(path, files.bids.description(plan.paths.session, [one.sha256 for one in plan.models]))
+        if files.uncertainty:
+            name, text = IGNORED
+            write_text_atomically(files.folder / name, text)
 
 
 def _untrained(model: SavedModel) -> str:

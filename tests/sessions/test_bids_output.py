@@ -84,6 +84,25 @@ def test_the_images_are_those_of_the_other_layout(study, tree, segment, derivati
     assert not (study.out / "predictions" / "segment" / "predictions" / "pred_case0_Segm.nii.gz").exists()
 
 
+def test_maps_of_uncertainty_are_derivatives_too(study, tree, segment, derivatives):
+    maps = {"saveUncertaintyMaps": ["entropy", "variance"], "testTimeMirroring": ["x"]}
+    assert segment(**maps).code == 0
+    assert segment(sessionName="plain", outputLayout="original", **maps).code == 0
+    plain = study.out / "predictions" / "plain" / "predictions"
+    for kind in ("entropy", "variance"):
+        found = nib.load(derivatives / f"{PREFIX}_stat-{kind}_statmap.nii.gz")
+        expected = nib.load(plain / f"pred_case0_{kind.capitalize()}.nii.gz")
+        np.testing.assert_array_equal(np.asarray(found.dataobj), np.asarray(expected.dataobj))
+        sidecar = json.loads((derivatives / f"{PREFIX}_stat-{kind}_statmap.json").read_text())
+        assert sidecar["Description"].startswith(f"{kind.capitalize()} of the class probabilities")
+        assert sidecar["Sources"] == [f"bids:source:{PREFIX}_T1w.nii.gz", f"bids:source:{PREFIX}_T2w.nii.gz"]
+    assert (derivatives / ".bidsignore").read_text() == "*_statmap.*\n"
+    assert not list((study.out / "predictions" / "segment" / "predictions").glob("*.nii.gz"))
+    assert "0 cases segmented, 1 kept from before" in segment(**maps).out
+    assert segment("-overwrite").code == 0
+    assert not list(derivatives.rglob("*_statmap*"))
+
+
 def test_a_repeated_command_keeps_what_is_whole(tree, segment, derivatives):
     assert segment().code == 0
     before = {name: (derivatives / name).stat().st_mtime_ns for name in files(derivatives) if name.startswith("sub-")}
