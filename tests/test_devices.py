@@ -13,6 +13,7 @@ from deepmedic import devices, nvidia
 from deepmedic.config.sections import ExecutionConfig
 from deepmedic.errors import CommandLineError, ResourceError
 from deepmedic.nvidia import NvidiaDriver
+from deepmedic.words import counted
 
 CPU = torch.device("cpu")
 DRIVER = NvidiaDriver("535.104", ("NVIDIA H200",))
@@ -194,7 +195,7 @@ class TestNumerics:
 
 
 def test_description_names_the_device():
-    assert devices.describe(CPU) == f"CPU with {torch.get_num_threads()} threads"
+    assert devices.describe(CPU) == f"CPU with {counted(torch.get_num_threads(), 'thread')}"
 
 
 def test_freed_memory_is_used_again() -> None:

@@ -73,7 +73,7 @@ def test_an_inference_is_told_which_of_its_cases_the_split_trained_on(study, run
     outcome = run("-test", study.test(), "-model", study.newest(), "-check")
     assert outcome.code == 0, outcome.err
     known = ", ".join(name.removesuffix("_t1") for name in sorted(names))
-    assert f"{study.newest()} was trained on {len(names)} of the {CASES} cases to segment: {known};" in outcome.out
+    assert f"{study.newest()} was trained on {len(names)} of {CASES} cases to segment: {known};" in outcome.out
 
 
 def test_the_listing_files_of_a_part_name_the_images_of_its_cases(study, run):
