@@ -31,10 +31,9 @@ from deepmedic.errors import ConfigError, DeepMedicError, ModelError
 from deepmedic.logs import log_refusal
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
-from deepmedic.model_files import saved_files
+from deepmedic.model_files import is_model_config, saved_files
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions import training, training_plan
-from deepmedic.sessions.dispatch import is_model_config
 from deepmedic.sessions.ensemble import NamedModel, compare_spacings, refuse_unlike
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing

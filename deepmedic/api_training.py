@@ -17,9 +17,8 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.data.splits import TEST, read_split
 from deepmedic.errors import ConfigError, OutputHeldError
 from deepmedic.model.saved import SavedModel
-from deepmedic.model_files import saved_files
+from deepmedic.model_files import is_model_config, saved_files
 from deepmedic.sessions import testing
-from deepmedic.sessions.dispatch import is_model_config
 from deepmedic.sessions.paths import SessionPaths
 
 __all__ = ["PhasedTrainingResult", "dual_phase_model_training", "mono_phase_model_training"]

@@ -286,3 +286,8 @@ def _first_unzipped(head: bytes) -> bytes:
 def _sentence(problem: BaseException) -> str:
     """What an error of the standard library says, on one line."""
     return " ".join(str(problem).split()).rstrip(".") or type(problem).__name__
+
+
+def is_model_config(path: Path) -> bool:
+    """True when `-model` (or `-inspect`) names an architecture `.cfg` and not a saved model; by content."""
+    return not path.is_dir() and identify(path) == "config"

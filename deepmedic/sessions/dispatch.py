@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
@@ -19,7 +18,7 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import CommandLineError, ConfigError, DeepMedicError, ProblemList
 from deepmedic.logs import init_logging, log_refusal
-from deepmedic.model_files import identify
+from deepmedic.model_files import is_model_config
 from deepmedic.sessions.comparison_configs import read_compared
 from deepmedic.sessions.paths import SessionPaths
 
@@ -130,11 +129,6 @@ def compare(arguments: Arguments) -> int:
     from deepmedic.sessions import comparison_results
 
     return comparison_results.run(arguments, config, compared)
-
-
-def is_model_config(path: Path) -> bool:
-    """True when `-model` (or `-inspect`) names an architecture `.cfg` and not a saved model; by content."""
-    return not path.is_dir() and identify(path) == "config"
 
 
 def _start(arguments: Arguments, model: ModelConfig | None, session: TrainConfig | TestConfig | None) -> int:

@@ -17,9 +17,9 @@ from deepmedic.files import write_atomically, write_text_atomically
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.model_files import is_model_config
 from deepmedic.report import architecture_svg, architecture_text
 from deepmedic.report.content import Model
-from deepmedic.sessions.dispatch import is_model_config
 from deepmedic.sessions.model_drawing import describe_model
 from deepmedic.sessions.weights import read_model
 

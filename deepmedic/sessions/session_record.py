@@ -7,62 +7,21 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from deepmedic import devices, versions
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.inference.results import ResultFiles, output_name
-from deepmedic.logs import EventLog
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.paths import SessionPaths
-
-if TYPE_CHECKING:
-    from deepmedic.sessions.testing import TestPlan
-    from deepmedic.sessions.training_plan import TrainingPlan
 
 log = logging.getLogger(__name__)
 
 EVENT = "session"
-
-
-def record_training(plan: TrainingPlan) -> None:
-    """Note what a training session runs with."""
-    beginning, volumes = plan.beginning, plan.validation_volumes
-    model = beginning.model
-    files = ResultFiles(plan.paths.predictions, plan.config.validation_output, model.architecture.classes)
-    facts = {
-        "kind": "training",
-        **_common(plan.arguments, plan.config, plan.device),
-        "model": _model(model, beginning.path, None),
-        "origin": beginning.state.origin,
-        "seed": beginning.state.seed,
-        "begins": beginning.kind,
-        "trainingCases": [case.name for case in plan.training.cases],
-        "validationCases": [case.name for case in volumes.cases] if volumes else [],
-        "results": os.path.relpath(files.folder, plan.paths.folder),
-        "cases": _cases(volumes.cases, files) if volumes else [],
-        "transfer": beginning.report.to_plain() if beginning.report else None,
-    }
-    EventLog(plan.paths.events).write(EVENT, **facts)
-
-
-def record_inference(plan: TestPlan) -> None:
-    """Note what an inference session runs with."""
-    facts = {
-        "kind": "inference",
-        **_common(plan.arguments, plan.config, plan.device),
-        "model": _model(plan.model, plan.models[0].path, plan.models[0].sha256),
-        "ensemble": [{"file": str(one.path.resolve()), "sha256": one.sha256} for one in plan.models[1:]],
-        "tiling": plan.tiling,
-        "results": os.path.relpath(plan.files.folder, plan.paths.folder),
-        "cases": _cases(plan.data.cases, plan.files),
-    }
-    EventLog(plan.paths.events).write(EVENT, **facts)
 
 
 def read_record(paths: SessionPaths) -> dict[str, Any] | None:
@@ -101,7 +60,7 @@ def image_of(plain: Sequence[Any] | None) -> ImageRef | None:
     return None if plain is None else ImageRef(Path(plain[0]), plain[1])
 
 
-def _common(arguments: Arguments, config: Any, device: Any) -> dict[str, Any]:
+def common_facts(arguments: Arguments, config: Any, device: Any) -> dict[str, Any]:
     """What both kinds of sessions note."""
     execution = config.execution
     return {
@@ -124,7 +83,8 @@ def _version_lines() -> list[str]:
     return [f"{name} {version}" for name, version in names.items()]
 
 
-def _model(model: SavedModel, path: Path | None, sha256: str | None) -> dict[str, Any]:
+def model_facts(model: SavedModel, path: Path | None, sha256: str | None) -> dict[str, Any]:
+    """What is noted of a model that is used."""
     return {
         "name": model.name,
         "file": None if path is None else str(path.resolve()),
@@ -135,7 +95,8 @@ def _model(model: SavedModel, path: Path | None, sha256: str | None) -> dict[str
     }
 
 
-def _cases(cases: Sequence[Case], files: ResultFiles) -> list[dict[str, Any]]:
+def case_facts(cases: Sequence[Case], files: ResultFiles) -> list[dict[str, Any]]:
+    """What is noted of cases that are segmented: their images, and where their results are."""
     return [_case(case, output_name(index, case), files) for index, case in enumerate(cases)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -55,7 +56,7 @@ from deepmedic.sessions.model_use import (
 from deepmedic.sessions.overlap import shared_with_training
 from deepmedic.sessions.paths import SessionPaths
 from deepmedic.sessions.reporting import after_session
-from deepmedic.sessions.session_record import record_inference
+from deepmedic.sessions.session_record import EVENT, case_facts, common_facts, model_facts
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.words import counted
 
@@ -214,7 +215,7 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
     config = plan.config
     precision = config.execution.precision
     if plan.in_a_session:
-        record_inference(plan)  # first of all: a report shows the warnings since then
+        _record(plan)  # first of all: a report shows the warnings since then
     log.info("Session %s on %s, precision %s.", plan.paths.session, devices.describe(plan.device), precision)
     for one in plan.models:
         log.info("Model: %s (SHA-256 %s)", one.path, one.sha256[:12])
@@ -344,3 +345,17 @@ def _advise_viewers(plan: TestPlan) -> None:
         viewer += f" -l {itk_snap}"
         other = f"\n  fsleyes {scan} {segmentation} -ot label -l {fsleyes}"
     log.info("Next: look at them over their scans in a viewer, for instance:\n  %s%s", viewer, other)
+
+
+def _record(plan: TestPlan) -> None:
+    """Note what an inference session runs with."""
+    facts = {
+        "kind": "inference",
+        **common_facts(plan.arguments, plan.config, plan.device),
+        "model": model_facts(plan.model, plan.models[0].path, plan.models[0].sha256),
+        "ensemble": [{"file": str(one.path.resolve()), "sha256": one.sha256} for one in plan.models[1:]],
+        "tiling": plan.tiling,
+        "results": os.path.relpath(plan.files.folder, plan.paths.folder),
+        "cases": case_facts(plan.data.cases, plan.files),
+    }
+    EventLog(plan.paths.events).write(EVENT, **facts)

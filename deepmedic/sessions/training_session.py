@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shlex
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from deepmedic.data.source import SegmentSource
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import remove_stale_temporaries
 from deepmedic.inference.case_reading import CaseSource
+from deepmedic.inference.results import ResultFiles
 from deepmedic.logs import EventLog
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
@@ -22,7 +24,7 @@ from deepmedic.sessions.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.data_description import describe_data
 from deepmedic.sessions.reporting import after_session
 from deepmedic.sessions.segment_sources import segment_source
-from deepmedic.sessions.session_record import record_training
+from deepmedic.sessions.session_record import EVENT, case_facts, common_facts, model_facts
 from deepmedic.sessions.source_task import SourceTaskScorer
 from deepmedic.sessions.training_plan import TrainingPlan
 from deepmedic.sessions.volume_validation import VolumeValidation
@@ -48,7 +50,7 @@ class TrainingSession:
         self.config = plan.config
         self.beginning = plan.beginning
         self.interruption = Interruption()
-        record_training(plan)  # first of all: a report shows the warnings since then
+        _record(plan)  # first of all: a report shows the warnings since then
         self._log_beginning()
         for folder in (plan.paths.log.parent, plan.paths.new_models):
             remove_stale_temporaries(folder)
@@ -254,3 +256,24 @@ def checkpoint_folder(plan: TrainingPlan) -> CheckpointFolder:
     """The folder of a session's checkpoints."""
     name = plan.beginning.model.name
     return CheckpointFolder(plan.paths.models, name, plan.paths.session, plan.config.keep_last_checkpoints)
+
+
+def _record(plan: TrainingPlan) -> None:
+    """Note what a training session runs with."""
+    beginning, volumes = plan.beginning, plan.validation_volumes
+    model = beginning.model
+    files = ResultFiles(plan.paths.predictions, plan.config.validation_output, model.architecture.classes)
+    facts = {
+        "kind": "training",
+        **common_facts(plan.arguments, plan.config, plan.device),
+        "model": model_facts(model, beginning.path, None),
+        "origin": beginning.state.origin,
+        "seed": beginning.state.seed,
+        "begins": beginning.kind,
+        "trainingCases": [case.name for case in plan.training.cases],
+        "validationCases": [case.name for case in volumes.cases] if volumes else [],
+        "results": os.path.relpath(files.folder, plan.paths.folder),
+        "cases": case_facts(volumes.cases, files) if volumes else [],
+        "transfer": beginning.report.to_plain() if beginning.report else None,
+    }
+    EventLog(plan.paths.events).write(EVENT, **facts)
