@@ -53,7 +53,7 @@ from advice_results import write_results
 from deepmedic import cli
 from deepmedic.analysis.ledger import ledger_file
 from deepmedic.model_files import saved_files
-from deepmedic.sessions.comparison import dice_of_subjects
+from deepmedic.sessions.transfer.comparison import dice_of_subjects
 
 EPOCHS, BATCH, STEPS = 8, 10, 120
 SOURCE_STEPS = 160

@@ -33,7 +33,7 @@ import torch
 from deepmedic import cli
 from deepmedic.data.memory import bytes_as_text
 from deepmedic.plots.canvas import COLOURS, drawing, new_figure, save_figure
-from deepmedic.sessions import training  # noqa: F401 - so that the measured process has imported everything
+from deepmedic.sessions.training import training  # noqa: F401 - so that the measured process has imported everything
 
 DISTINCT = 12
 """Subjects that are really generated; the others are further names of their files."""
@@ -172,7 +172,7 @@ def measure(folder: Path) -> None:
     """Run one training in this process and write what it took."""
     torch.set_num_threads(1)
     begins = SessionBegins()
-    logging.getLogger("deepmedic.sessions.training_session").addFilter(begins)
+    logging.getLogger("deepmedic.sessions.training.training_session").addFilter(begins)
     before, started, clock = peak_memory(), time.process_time(), time.perf_counter()
     code = cli.main(["-newModel", str(folder / "model.cfg"), "-train", str(folder / "train.cfg"), "-dev", "cpu"])
     seconds, wall = time.process_time() - started, time.perf_counter() - clock

@@ -36,20 +36,20 @@ if TYPE_CHECKING:
     from deepmedic.errors import DeepMedicError as DeepMedicError
     from deepmedic.model.network import DeepMedicNet as DeepMedicNet
     from deepmedic.model.saved import SavedModel as SavedModel
-    from deepmedic.sessions.analysis import AnalysisResult as AnalysisResult
-    from deepmedic.sessions.single_case import Segmentation as Segmentation
+    from deepmedic.sessions.inference.single_case import Segmentation as Segmentation
+    from deepmedic.sessions.transfer.analysis import AnalysisResult as AnalysisResult
     from deepmedic.transfer.report import TransferResult as TransferResult
 
     __version__: str
 
 _HOMES = {
-    "AnalysisResult": "deepmedic.sessions.analysis",
+    "AnalysisResult": "deepmedic.sessions.transfer.analysis",
     "DeepMedicError": "deepmedic.errors",
     "DeepMedicNet": "deepmedic.model.network",
     "ModelConfig": "deepmedic.config.model",
     "PhasedTrainingResult": "deepmedic.api_training",
     "SavedModel": "deepmedic.model.saved",
-    "Segmentation": "deepmedic.sessions.single_case",
+    "Segmentation": "deepmedic.sessions.inference.single_case",
     "TrainConfig": "deepmedic.config.training",
     "TrainingResult": "deepmedic.api",
     "TransferResult": "deepmedic.transfer.report",

@@ -33,11 +33,11 @@ from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
 from deepmedic.model_files import is_model_config, saved_files
 from deepmedic.plain_content import content_digest, plain_copy
-from deepmedic.sessions import training, training_plan
-from deepmedic.sessions.ensemble import NamedModel, compare_spacings, refuse_unlike
-from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
-from deepmedic.sessions.weights import read_model
+from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.inference.ensemble import NamedModel, compare_spacings, refuse_unlike
+from deepmedic.sessions.inference.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
+from deepmedic.sessions.models.weights import read_model
+from deepmedic.sessions.training import training, training_plan
 
 __all__ = [
     "TrainingResult",

@@ -10,8 +10,8 @@ from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.load import config_kind, load_analysis_config, load_train_config
 from deepmedic.config.training import TrainConfig
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions import analysis
-from deepmedic.sessions.analysis import AnalysisResult
+from deepmedic.sessions.transfer import analysis
+from deepmedic.sessions.transfer.analysis import AnalysisResult
 
 __all__ = ["AnalysisResult", "analyse_model_and_data"]
 

@@ -18,8 +18,8 @@ from deepmedic.data.splits import TEST, read_split
 from deepmedic.errors import ConfigError, OutputHeldError
 from deepmedic.model.saved import SavedModel
 from deepmedic.model_files import is_model_config, saved_files
-from deepmedic.sessions import testing
-from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.inference import testing
 
 __all__ = ["PhasedTrainingResult", "dual_phase_model_training", "mono_phase_model_training"]
 

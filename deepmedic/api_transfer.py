@@ -9,7 +9,7 @@ from typing import Literal
 from deepmedic.api import new_model
 from deepmedic.config.model import ModelConfig
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.weights import read_model
+from deepmedic.sessions.models.weights import read_model
 from deepmedic.transfer import adaptation
 from deepmedic.transfer.options import NewChannels, TransferOptions
 from deepmedic.transfer.report import TransferResult

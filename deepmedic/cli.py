@@ -126,14 +126,14 @@ def _explain(arguments: Arguments) -> int:
 
 
 def _inspect(arguments: Arguments) -> int:
-    from deepmedic.sessions import inspection
+    from deepmedic.sessions.reports import inspection
 
     sys.stdout.write(inspection.inspect(arguments) + "\n")
     return 0
 
 
 def _self_test(arguments: Arguments) -> int:
-    from deepmedic.sessions import selftest
+    from deepmedic.sessions.selftest import selftest
 
     init_logging(console=False)  # the table says all
     table, passed = selftest.run(arguments.device)
@@ -142,7 +142,7 @@ def _self_test(arguments: Arguments) -> int:
 
 
 def _plot(arguments: Arguments) -> int:
-    from deepmedic.sessions import plotting
+    from deepmedic.sessions.reports import plotting
 
     path = plotting.plot(
         arguments.plot, arguments.output, arguments.detailed, arguments.plot_classes, arguments.moving_average
@@ -159,13 +159,13 @@ def _segment(arguments: Arguments) -> int:
 
 
 def _new_configs(arguments: Arguments) -> int:
-    from deepmedic.sessions import new_configs
+    from deepmedic.sessions.checking import new_configs
 
     return new_configs.run(arguments)
 
 
 def _report(arguments: Arguments) -> int:
-    from deepmedic.sessions import reporting
+    from deepmedic.sessions.reports import reporting
 
     for path in reporting.make_again(arguments.report, arguments.output):
         sys.stdout.write(f"Report: {path}\nNext: open it in a browser; it needs no network.\n")
@@ -173,7 +173,7 @@ def _report(arguments: Arguments) -> int:
 
 
 def _derive(arguments: Arguments) -> int:
-    from deepmedic.sessions import derivation
+    from deepmedic.sessions.models import derivation
 
     return derivation.run(arguments)
 

@@ -43,6 +43,9 @@ RANKS = {
 """Top-level modules and packages; "deepmedic" is the package's own `__init__`."""
 RANK = {name: rank for rank, names in RANKS.items() for name in names}
 
+SESSION_ROOMS = ("common", "models", "reports", "inference", "training", "checking", "transfer", "selftest")
+"""Packages of sessions from the lowest one up: each imports those before it, modules beside them import all."""
+
 WITHOUT_TORCH = ("deepmedic", "deepmedic.cli", "deepmedic.arguments", "deepmedic.errors", "deepmedic.sessions.dispatch")
 """Start-up: help, version and refusals of configs come without torch, numpy and nibabel, with all that these import."""
 HEAVY = ("torch", "numpy", "nibabel", "scipy", "matplotlib", "tqdm")
@@ -163,6 +166,17 @@ def test_packages_of_one_rank_do_not_import_each_other() -> None:
         if one != other and RANK[one] == RANK[other] and is_package(one) and is_package(other):
             wrong.append(str(found))
     assert wrong == []
+
+
+def test_rooms_of_sessions_import_only_those_below_them() -> None:
+    def room(module: str) -> int:
+        parts = module.split(".")
+        inside = parts[:2] == ["deepmedic", "sessions"]
+        return SESSION_ROOMS.index(parts[2]) if inside and len(parts) > 3 else -1 if not inside else len(SESSION_ROOMS)
+
+    upward = [found for found in own_imports() if 0 <= room(found.importer) < room(found.imported)]
+    assert upward == []
+    assert {path.parent.name for path in (PACKAGE / "sessions").glob("*/__init__.py")} == set(SESSION_ROOMS)
 
 
 def test_no_module_imports_itself_around_others() -> None:

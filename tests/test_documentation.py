@@ -133,6 +133,7 @@ def module_map() -> str:
         "analysis",
         "plots",
         "report",
+        "planning",
         "sessions",
     ]
     found = sorted({str(path.parent.relative_to(PACKAGE)) for path in PACKAGE.rglob("*.py")} - {"."})

@@ -19,13 +19,15 @@ from deepmedic.errors import CommandLineError, DeepMedicError, OutputHeldError, 
 from deepmedic.inference.results import ResultFiles
 from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions import check, estimates, testing
-from deepmedic.sessions.ensemble import NamedModel, compare_spacings, expanded, needs_of, refuse_unlike
-from deepmedic.sessions.model_use import compare_with_training, other_spacing, trained_spacing
-from deepmedic.sessions.named_images import Channels, cases_in, named_case
-from deepmedic.sessions.paths import SessionPaths
-from deepmedic.sessions.single_case import trained_preprocessing
-from deepmedic.sessions.weights import read_model
+from deepmedic.sessions.checking import check
+from deepmedic.sessions.common import estimates
+from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.inference import testing
+from deepmedic.sessions.inference.ensemble import NamedModel, compare_spacings, expanded, needs_of, refuse_unlike
+from deepmedic.sessions.inference.model_use import compare_with_training, other_spacing, trained_spacing
+from deepmedic.sessions.inference.named_images import Channels, cases_in, named_case
+from deepmedic.sessions.inference.single_case import trained_preprocessing
+from deepmedic.sessions.models.weights import read_model
 
 log = logging.getLogger(__name__)
 

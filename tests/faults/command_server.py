@@ -16,7 +16,9 @@ import torch
 
 from deepmedic import cli
 from deepmedic.inference.flow import Flow
-from deepmedic.sessions import check, testing, training  # noqa: F401 - so that no copy has to import them
+from deepmedic.sessions.checking import check  # noqa: F401 - so that no copy has to import them
+from deepmedic.sessions.inference import testing  # noqa: F401 - so that no copy has to import them
+from deepmedic.sessions.training import training  # noqa: F401 - so that no copy has to import them
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.training_session import TrainingSession
+from deepmedic.sessions.training.training_session import TrainingSession
 from deepmedic.training.state import Position, TrainingState
 
 LAST = 3

@@ -17,7 +17,7 @@ def test_a_missing_matplotlib_names_the_extra_to_install(monkeypatch: pytest.Mon
 
 
 def test_matplotlib_is_imported_only_when_something_is_drawn() -> None:
-    modules = "deepmedic.sessions.plotting, deepmedic.plots.segmentation"
+    modules = "deepmedic.sessions.reports.plotting, deepmedic.plots.segmentation"
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from deepmedic.errors import CommandLineError
-from deepmedic.sessions import plotting
+from deepmedic.sessions.reports import plotting
 
 
 def test_without_options_an_overview_lies_where_the_original_put_it(

@@ -22,7 +22,7 @@ from deepmedic import checkpoints, cli
 from deepmedic.analysis.forecasts import read_forecasts
 from deepmedic.config.load import load_train_config
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
-from deepmedic.sessions import analysis_results
+from deepmedic.sessions.transfer import analysis_results
 
 TARGET = {
     "folderForOutput": "out",

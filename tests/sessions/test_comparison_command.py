@@ -23,10 +23,10 @@ from deepmedic.config.load import load_comparison_config, load_model_config
 from deepmedic.data.cases import list_cases
 from deepmedic.errors import ProblemList
 from deepmedic.files import sha256_of
-from deepmedic.sessions import comparison, comparison_results
-from deepmedic.sessions.comparison_configs import read_compared
-from deepmedic.sessions.comparison_runs import nested_subjects
-from deepmedic.sessions.pair_identity import architecture_digest, images_digest
+from deepmedic.sessions.transfer import comparison, comparison_results
+from deepmedic.sessions.transfer.comparison_configs import read_compared
+from deepmedic.sessions.transfer.comparison_runs import nested_subjects
+from deepmedic.sessions.transfer.pair_identity import architecture_digest, images_digest
 
 LEARNING = {"batchsize_train": 8, "sgd0orAdam1orRms2": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 80}
 HEAD_ALONE = {

@@ -13,7 +13,7 @@ import pytest
 from deepmedic import checkpoints
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.overlap import shared_with_training
+from deepmedic.sessions.inference.overlap import shared_with_training
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from deepmedic.data.dataset import CaseNeeds, read_data_set
 from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import ProblemList, ResourceError
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions import estimates
+from deepmedic.sessions.common import estimates
 
 CPU = torch.device("cpu")
 

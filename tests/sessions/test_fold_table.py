@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from deepmedic.sessions.fold_table import FoldTable, Score, scores_of_fold
+from deepmedic.sessions.training.fold_table import FoldTable, Score, scores_of_fold
 
 
 def scores() -> list[Score]:

@@ -13,8 +13,8 @@ import pytest
 from study import Study
 
 from deepmedic import checkpoints
-from deepmedic.sessions import layer_analysis, layer_results
-from deepmedic.sessions.kept_units import KeptUnits
+from deepmedic.sessions.transfer import layer_analysis, layer_results
+from deepmedic.sessions.transfer.kept_units import KeptUnits
 
 BOTH = {
     "channels": ["lists/train_t1.cfg", "lists/train_t2.cfg"],

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepmedic.errors import CommandLineError, DataError, SeveralProblems
-from deepmedic.sessions.named_images import Channels, cases_in, named_case
+from deepmedic.sessions.inference.named_images import Channels, cases_in, named_case
 
 TWO = Channels(2, ("FLAIR", "T1 post"))
 UNNAMED = Channels(2, None)

@@ -14,7 +14,7 @@ from study import ROOT, SIZE
 
 from deepmedic.config.load import load_model_config, load_test_config, load_train_config
 from deepmedic.errors import ResourceError
-from deepmedic.sessions import new_configs
+from deepmedic.sessions.checking import new_configs
 
 CASES = range(3)
 

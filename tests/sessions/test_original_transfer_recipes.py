@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from deepmedic import checkpoints
-from deepmedic.sessions.checkpointing import CheckpointWriter
+from deepmedic.sessions.training.checkpointing import CheckpointWriter
 
 DATE = r"\d{4}-\d\d-\d\d\.\d\d\.\d\d\.\d\d\.\d{6}"
 BLOCK = [

@@ -15,7 +15,7 @@ from study import Study
 
 from deepmedic.arguments import parse
 from deepmedic.model import parameters
-from deepmedic.sessions import rate_finder
+from deepmedic.sessions.training import rate_finder
 from deepmedic.training import rate_search
 
 QUICK = {"numberOfSubepochs": 1}

@@ -11,7 +11,8 @@ import torch
 
 from deepmedic import checkpoints
 from deepmedic.model import parameters
-from deepmedic.sessions.volume_validation import VolumeValidation
+from deepmedic.sessions.training import checkpointing
+from deepmedic.sessions.training.volume_validation import VolumeValidation
 from deepmedic.training.trainer import Trainer
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 8}
@@ -269,7 +270,7 @@ class TestEarlyStopping:
         assert same(content["parameters"], study.content(best)["parameters"])
 
     def test_last_weights_stay_when_the_best_checkpoint_is_gone(self, study, train, steps, monkeypatch):
-        monkeypatch.setattr("deepmedic.sessions.checkpointing.CheckpointFolder.find", lambda self, counter: None)
+        monkeypatch.setattr(checkpointing.CheckpointFolder, "find", lambda self, counter: None)
         content = train(**STOPPING, earlyStoppingRestoreBest=True)
         assert "The checkpoint of the best epoch #1 is gone: the last weights are kept." in study.log
         assert same(content["parameters"], steps[-1][1])

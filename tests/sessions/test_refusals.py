@@ -13,6 +13,7 @@ import torch
 from deepmedic import checkpoints, cli
 from deepmedic.config.load import load_model_config
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.training import training_plan
 
 
 @pytest.fixture
@@ -356,7 +357,7 @@ class TestSystem:
         def denied(path):
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr("deepmedic.sessions.training_plan.duplicates_between", lambda *_: denied("/secret"))
+        monkeypatch.setattr(training_plan, "duplicates_between", lambda *_: denied("/secret"))
         study.train(validate=True)
         message = refused(6, *train_command)
         assert (

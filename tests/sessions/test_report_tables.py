@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from deepmedic.plots.histories import HistoryRow, SessionHistory
-from deepmedic.sessions.report_tables import charts_of, read_metrics, read_summary
+from deepmedic.sessions.reports.report_tables import charts_of, read_metrics, read_summary
 
 METRICS = """case,class_index,class_name,classes,dice,voxels_truth,hd95_mm
 007,0,whole foreground,1+2,0.9,10,1.5

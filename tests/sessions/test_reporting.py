@@ -12,8 +12,8 @@ import pytest
 
 from deepmedic.errors import ResourceError
 from deepmedic.report import page_writer
-from deepmedic.sessions import reporting
-from deepmedic.sessions.paths import SessionPaths
+from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.reports import reporting
 
 
 def data_of(page: Path) -> dict[str, Any]:

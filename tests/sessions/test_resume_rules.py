@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from deepmedic import checkpoints
-from deepmedic.sessions.checkpointing import CheckpointWriter
+from deepmedic.sessions.training.checkpointing import CheckpointWriter
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}
 

@@ -14,9 +14,9 @@ from deepmedic import cli
 from deepmedic.config.sections import DataConfig
 from deepmedic.data.dataset import read_data_set
 from deepmedic.errors import ProblemList
-from deepmedic.sessions.data_description import describe_data
-from deepmedic.sessions.ensemble import needs_of
-from deepmedic.sessions.single_case import trained_preprocessing
+from deepmedic.sessions.inference.ensemble import needs_of
+from deepmedic.sessions.inference.single_case import trained_preprocessing
+from deepmedic.sessions.models.data_description import describe_data
 
 SIZE = (14, 13, 12)
 AFFINE = np.diag([1.0, 1.0, 1.5, 1.0])

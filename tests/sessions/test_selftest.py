@@ -16,7 +16,7 @@ from torch import Tensor
 from deepmedic import cli, devices, nvidia
 from deepmedic.data import preprocessing, segments
 from deepmedic.model import layers, parameters
-from deepmedic.sessions import (
+from deepmedic.sessions.selftest import (
     selftest,
     selftest_convolutions,
     selftest_numbers,
@@ -24,7 +24,7 @@ from deepmedic.sessions import (
     selftest_resume,
     selftest_volumes,
 )
-from deepmedic.sessions.selftest_reference import Check, Comparison, NotTestedError
+from deepmedic.sessions.selftest.selftest_reference import Check, Comparison, NotTestedError
 from deepmedic.training.optimisers import Optimiser
 
 DATA = Path(selftest.__file__).parents[1] / "selftest_data"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepmedic.errors import CommandLineError
-from deepmedic.sessions.session_lookup import find_session
+from deepmedic.sessions.reports.session_lookup import find_session
 
 
 @pytest.fixture

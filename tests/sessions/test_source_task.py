@@ -14,7 +14,7 @@ from deepmedic import checkpoints
 from deepmedic.model.parameters import named_tensors
 from deepmedic.model.saved import SavedModel
 from deepmedic.plots.history_files import read_history
-from deepmedic.sessions.source_task import SourceTaskScorer, with_classifier_of
+from deepmedic.sessions.training.source_task import SourceTaskScorer, with_classifier_of
 from deepmedic.training.history import BEFORE_TRAINING, History, VolumeRecord
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}

@@ -17,7 +17,7 @@ import torch
 from study_fixtures import quick
 
 from deepmedic import checkpoints, cli
-from deepmedic.sessions.checkpointing import CheckpointWriter
+from deepmedic.sessions.training.checkpointing import CheckpointWriter
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
 FILES = {"tiny": "tinyE2E.model.ckpt", "threepath": "threeE2E.model.ckpt"}

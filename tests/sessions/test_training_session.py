@@ -19,7 +19,7 @@ import torch
 from deepmedic.config.load import load_train_config
 from deepmedic.config.plain import to_plain
 from deepmedic.inference import predictor
-from deepmedic.sessions.resume import _DECIDE_BATCHES
+from deepmedic.sessions.training.resume import _DECIDE_BATCHES
 from deepmedic.training.trainer import Trainer
 
 QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}

@@ -16,7 +16,7 @@ import torch
 
 from deepmedic import checkpoints
 from deepmedic.files import sha256_of
-from deepmedic.sessions.checkpointing import CheckpointWriter
+from deepmedic.sessions.training.checkpointing import CheckpointWriter
 
 LARGER = {
     "modelName": "big",

@@ -8,7 +8,7 @@ import torch
 
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.resident_cases import ResidentCases
-from deepmedic.sessions.data_description import describe_data
+from deepmedic.sessions.models.data_description import describe_data
 
 TENSORS = ("channels", "labels", "roi", "border_values")
 
@@ -80,7 +80,7 @@ def test_description_of_the_training_cases_needs_no_reading(study, run, monkeypa
         described.append((found, describe_data(data)))
         return found
 
-    monkeypatch.setattr("deepmedic.sessions.training_session.describe_data", watched)
+    monkeypatch.setattr("deepmedic.sessions.training.training_session.describe_data", watched)
     assert run("-newModel", study.model(), "-train", study.train()).code == 0
     [(found, as_read)] = described
     assert reads == []

@@ -1,0 +1,1 @@
+"""Sessions that only look: `-check`, and configs for data that were found."""

@@ -1,0 +1,1 @@
+"""Models that sessions start from and make from one another."""

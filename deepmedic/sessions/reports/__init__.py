@@ -1,0 +1,1 @@
+"""What is told of sessions and models: records, reports, curves, `-inspect`."""

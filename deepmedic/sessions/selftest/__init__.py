@@ -1,0 +1,1 @@
+"""`-selfTest`: whether this installation computes what it should."""

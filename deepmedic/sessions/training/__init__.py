@@ -1,0 +1,1 @@
+"""Sessions that train models, one or several in a row."""

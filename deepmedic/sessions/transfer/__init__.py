@@ -1,0 +1,1 @@
+"""Sessions about transfer: whether it will help, what it changed, whether it helped."""

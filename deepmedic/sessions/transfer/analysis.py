@@ -1,0 +1,287 @@
+"""`-analyse`: before any training, whether a model is worth transferring to new cases, and how."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from deepmedic import devices
+from deepmedic.analysis.data_summary import DataSummary
+from deepmedic.analysis.model_analysis import AnalysisSettings, ModelAnalysis, analyse_candidates
+from deepmedic.analysis.recommendation import Recommendation, Schedule
+from deepmedic.analysis.report_text import data_text, model_text, ranking_text
+from deepmedic.analysis.transferability import LayerComparison
+from deepmedic.analysis.voxels import VoxelSettings
+from deepmedic.arguments import Arguments
+from deepmedic.config.analysis import AnalysisConfig
+from deepmedic.config.load import load_model_config, load_train_config
+from deepmedic.config.model import ModelConfig
+from deepmedic.config.training import TrainConfig
+from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
+from deepmedic.data.memory import memory_limit
+from deepmedic.errors import CommandLineError, DataError, ModelError, ProblemList
+from deepmedic.model.saved import SavedModel
+from deepmedic.plain_content import content_digest, plain_copy
+from deepmedic.sessions.inference.model_use import compare_with_training
+from deepmedic.sessions.transfer.candidates import FoundModel, FoundModels, as_found, find_models
+from deepmedic.words import counted
+
+log = logging.getLogger(__name__)
+
+_GIB = 2**30
+_SHARE_OF_MEMORY = 8
+"""Of the memory, the part that features may take when `memoryBudget` is not given."""
+
+
+@dataclass
+class AnalysisPlan:
+    """An analysis that can be made: all checks but those of voxels are passed."""
+
+    arguments: Arguments
+    config: AnalysisConfig
+    role: str
+    """Of the new cases: "target", or "training" for those of a train config."""
+    models: FoundModels
+    groups: list[Group]
+    device: torch.device
+    schedule: Schedule = field(default_factory=Schedule)
+    """Of the training that is advised."""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def seed(self) -> int:
+        return self.arguments.seed
+
+
+@dataclass
+class Group:
+    """Models of one architecture and size of segments, which see the same voxels."""
+
+    models: list[FoundModel]
+    data: DataSet
+    source_data: DataSet | None
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AnalysisResult:
+    """What an analysis found, the best model first."""
+
+    models: tuple[ModelAnalysis, ...]
+    found: tuple[FoundModel, ...]
+    """The files of these models, in the same order."""
+    unfit: dict[str, str]
+    """By path, why a model cannot be transferred."""
+    data: DataSummary
+
+    def __repr__(self) -> str:
+        verdicts = (f"{one.candidate.name}: {one.recommendation.verdict}" for one in self.models)
+        return f"AnalysisResult({', '.join(verdicts)})"
+
+    @property
+    def recommendation(self) -> Recommendation:
+        """The advice for the best model."""
+        return self.models[0].recommendation
+
+    def to_text(self) -> str:
+        """The whole analysis in words and tables."""
+        parts = [data_text(self.data.to_plain()), ranking_text(self.models, self.unfit)]
+        for analysis, found in zip(self.models, self.found, strict=True):
+            parts.append(model_text(analysis, [f"{found.report.summary()}.", *found.report.notes]))
+        return "\n\n".join(part for part in parts if part) + "\n"
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        models = []
+        for analysis, found in zip(self.models, self.found, strict=True):
+            source = {"file": str(found.path), "sha256": found.sha256, "transfer": found.report.to_plain()}
+            models.append({**analysis.to_plain(), "source": source})
+        return {"data": self.data.to_plain(), "models": models, "unfit": self.unfit}
+
+
+def as_analysis(config: AnalysisConfig | TrainConfig) -> AnalysisConfig:
+    """The analysis of the training cases of a train config."""
+    if isinstance(config, AnalysisConfig):
+        return config
+    return AnalysisConfig(
+        session_name=config.session_name,
+        folder_for_output=config.folder_for_output,
+        models=None if config.model_path is None else (config.model_path,),
+        data=config.data,
+        preprocessing=config.preprocessing,
+        execution=config.execution,
+        report=config.report,
+        source=config.source,
+    )
+
+
+def prepare(
+    arguments: Arguments, config: AnalysisConfig | TrainConfig, model: SavedModel | None = None
+) -> AnalysisPlan:
+    """Read the models, listing files and headers; check them together.
+
+    Args:
+        arguments: of the command line; `-model`, `-dev` and `-seed` are used.
+        config: of the analysis, or the train config whose cases are analysed.
+        model: a model in memory, instead of those that are named.
+
+    Raises:
+        DeepMedicError: everything that is wrong, listed together; nothing was written.
+    """
+    problems = ProblemList()
+    role = "target" if isinstance(config, AnalysisConfig) else "training"
+    schedule = _schedule(config)
+    config = as_analysis(config)
+    device = torch.device("cpu")
+    with problems.gather():
+        device = devices.choose_device(arguments.device)
+    models = FoundModels((), {})
+    with problems.gather():
+        models = _models(arguments, config, model)
+    plan = AnalysisPlan(arguments, config, role, models, [], device, schedule, list(config.source.notes))
+    for found in models.usable:
+        with problems.gather():
+            _add(plan, found, problems)
+    problems.raise_if_any()
+    return plan
+
+
+def analyse(plan: AnalysisPlan) -> AnalysisResult:
+    """Make the analysis; the same plan gives the same numbers.
+
+    Raises:
+        DataError: a case cannot be used, or there are fewer than two subjects.
+        ResourceError: memory is not enough.
+    """
+    analyses: list[tuple[ModelAnalysis, FoundModel]] = []
+    summary: DataSummary | None = None
+    with devices.session_numerics(plan.device, plan.config.execution):
+        for group in plan.groups:
+            results, summary = _analyse_group(plan, group)
+            analyses += zip(results, group.models, strict=True)
+    assert summary is not None  # there is a group for every model, and at least one model
+    analyses.sort(key=lambda pair: pair[0].rank_key, reverse=True)
+    return AnalysisResult(
+        models=tuple(analysis for analysis, _ in analyses),
+        found=tuple(found for _, found in analyses),
+        unfit=plan.models.unfit,
+        data=summary,
+    )
+
+
+def _schedule(config: AnalysisConfig | TrainConfig) -> Schedule:
+    """Of a train config; without one that of a train config that says nothing of it."""
+    if isinstance(config, AnalysisConfig):
+        if config.training is None:
+            return Schedule()
+        config = load_train_config(config.training)
+    rate = config.in_phase(0).optimizer.learning_rate
+    return Schedule(config.total_epochs, config.subepochs * config.segments_per_subepoch, rate)
+
+
+def _models(arguments: Arguments, config: AnalysisConfig, model: SavedModel | None) -> FoundModels:
+    named: Sequence[Path] = arguments.models or config.models or ()
+    if not named and model is None:
+        raise CommandLineError(
+            "-analyse needs a model that might be transferred: add -model X.save, -model FOLDER, or sourceModels in an "
+            "analysis config."
+        )
+    target = None if config.target_model is None else load_model_config(config.target_model)
+    if target is not None and config.class_names is not None:
+        target = _with_class_names(target, config)
+    if model is not None:
+        read = Path("memory"), model, content_digest(plain_copy(model.to_content()))
+        return FoundModels((as_found(read, config, target, arguments.seed),), {})
+    return find_models(named, config, target, arguments.seed)
+
+
+def _with_class_names(target: ModelConfig, config: AnalysisConfig) -> ModelConfig:
+    if target.architecture.classes != len(config.class_names or ()):
+        raise ModelError(
+            f"{config.target_model}: the model config has {target.architecture.classes} classes, classNamesTarget "
+            f"names {len(config.class_names or ())}; give one name per class."
+        )
+    return replace(target, class_names=config.class_names)
+
+
+def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
+    """Put a model into a group, for which the cases are read."""
+    start = found.candidate.start.config
+    for group in plan.groups:
+        first = group.models[0].candidate.start.config
+        if (first.architecture, first.segment_size_train) == (start.architecture, start.segment_size_train):
+            group.models.append(found)
+            return
+    architecture, segment = start.architecture, start.segment_size_train
+    needs = CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+    first_group = not plan.groups
+    own = problems if first_group else ProblemList()  # later groups have the same problems
+    data = read_data_set(plan.config.data, plan.role, plan.config.preprocessing, needs, own, needs_labels=True)
+    source_data = None
+    if plan.config.has_source_data:
+        preprocessing = plan.config.preprocessing
+        source_data = read_data_set(plan.config.source_data, "source", preprocessing, needs, own, needs_labels=True)
+    plan.groups.append(Group([found], data, source_data))
+    if first_group:
+        plan.notes += [*data.notes, *(source_data.notes if source_data else [])]
+        if not own.problems and len({case.subject or case.name for case in data.cases}) < 2:
+            raise DataError(
+                f"{plan.role}: {len(data.cases)} labelled cases of one subject are listed; an analysis needs at least "
+                "2 subjects, for what is learnt from some is tested on others. List more cases."
+            )
+    if not own.problems:
+        plan.notes += _differences(data, found)
+
+
+def _differences(data: DataSet, found: FoundModel) -> list[str]:
+    """How the new cases differ from those of training; other axes are no hindrance, for training goes on."""
+    try:
+        return compare_with_training(data, found.candidate.source)
+    except DataError as problem:
+        return [f"{found.name}: {problem} It is analysed as it is."]
+
+
+def feature_memory(config: AnalysisConfig) -> int:
+    """Bytes that the features of all voxels may take."""
+    memory = config.execution.memory_budget
+    return int(memory * _GIB) if memory is not None else memory_limit() // _SHARE_OF_MEMORY
+
+
+def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis], DataSummary]:
+    config = plan.config
+    settings = AnalysisSettings(
+        voxels=VoxelSettings(config.voxels_per_class, config.segments_per_case, plan.seed),
+        random_networks=config.random_networks,
+        shares=config.shares,
+        smallest_gain=config.smallest_gain,
+        device=plan.device,
+        precision=config.execution.precision,
+        memory=feature_memory(config),
+        schedule=plan.schedule,
+    )
+    networks = len(group.models) + config.random_networks
+    log.info("Features of %s at voxels of %s.", counted(networks, "network"), counted(len(group.data), "case"))
+    with tqdm(desc="features", unit="case", leave=False, disable=None) as bar:
+
+        def case_begins(name: str, number: int, count: int) -> None:
+            log.info("Case %d of %d: %s", number, count, name)
+            bar.total = count
+            bar.update()
+
+        def layer_known(model: str, comparison: LayerComparison) -> None:
+            log.info(
+                "%s, layer %s: gain in Dice over random weights %s", model, comparison.layer, comparison.probe_gain
+            )
+
+        return analyse_candidates(
+            [found.candidate for found in group.models],
+            group.data,
+            group.source_data,
+            settings,
+            (case_begins, layer_known),
+        )

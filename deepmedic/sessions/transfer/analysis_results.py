@@ -1,0 +1,214 @@
+"""What `-analyse` writes: text, JSON, pictures, the advised training, and the forecast."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from deepmedic import checkpoints, versions
+from deepmedic.analysis.forecasts import append_forecast, forecasts_file
+from deepmedic.analysis.model_analysis import ModelAnalysis
+from deepmedic.arguments import Arguments
+from deepmedic.config.analysis import AnalysisConfig
+from deepmedic.config.plain import to_plain
+from deepmedic.config.reader import read_config
+from deepmedic.config.training import TrainConfig
+from deepmedic.errors import OutputHeldError, ResourceError
+from deepmedic.files import sha256_of, write_json_atomically, write_text_atomically
+from deepmedic.locks import session_lock
+from deepmedic.logs import session_log
+from deepmedic.plots.analysis import draw_analysis
+from deepmedic.plots.canvas import drawing
+from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.reports.reporting import after_session
+from deepmedic.sessions.transfer import advised_config, analysis_check
+from deepmedic.sessions.transfer.analysis import AnalysisPlan, AnalysisResult, analyse, prepare
+from deepmedic.sessions.transfer.candidates import FoundModel, start_model
+from deepmedic.sessions.transfer.pair_identity import architecture_digest, images_digest
+
+log = logging.getLogger(__name__)
+
+FORECAST_OF = (
+    "mean foreground Dice on whole volumes of other subjects: of training that starts from the transferred weights, "
+    "less that of training from random weights, with equal cases, seeds and schedules"
+)
+
+
+def run(arguments: Arguments, config: AnalysisConfig | TrainConfig) -> int:
+    """Make an analysis, write everything below `folderForOutput`, and return the exit code.
+
+    Raises:
+        DeepMedicError: something is wrong; or the folder holds the results of another analysis.
+    """
+    plan = prepare(arguments, config)
+    folder = plan.config.folder_for_output
+    paths = SessionPaths(folder, plan.config.session_name)
+    results = paths.analyses
+    request = request_digest(plan)
+    if arguments.check:
+        return analysis_check.analysis(plan, finished=_is_done(results, request, overwrite=arguments.overwrite))
+    with session_lock(folder, f"{plan.config.session_name}.analysis"), session_log(paths.analysis_log):
+        if _is_done(results, request, overwrite=arguments.overwrite):
+            log.info("%s", (results / "analysis.txt").read_text(encoding="utf-8"))
+            log.info("This analysis was made before; its results are in %s.", results)
+            return 0
+        for note in plan.notes:
+            log.warning("%s", note)
+        result = analyse(plan)
+        _write(plan, result, paths, request, config)
+    return 0
+
+
+def request_digest(plan: AnalysisPlan) -> str:
+    """SHA-256 of what was asked for: models, config, what its listing files say, and the seed."""
+    data = [plan.config.data, plan.config.source_data]
+    listings = [
+        path for one in data for path in (one.table, one.labels, one.roi_masks, one.subjects, *(one.channels or ()))
+    ]
+    plain = {
+        "models": [[found.name, found.sha256] for found in plan.models.usable],
+        "config": to_plain(replace(plan.config, report=True)),
+        "listings": [sha256_of(path) for path in listings if path is not None],
+        "training": None if plan.config.training is None else sha256_of(plan.config.training),
+        "images": [_identity(group.data.cases) for group in plan.groups],
+        "seed": plan.seed,
+    }
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def forecast_of(
+    plan: AnalysisPlan, result: AnalysisResult, analysis: ModelAnalysis, found: FoundModel
+) -> dict[str, Any]:
+    """What is foretold of one model, with what it was foretold from."""
+    advice = analysis.recommendation
+    deepest = analysis.layers[-1]
+    config = json.dumps(to_plain(plan.config), sort_keys=True, default=str)
+    return {
+        "date": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "program": versions.VERSION,
+        "model": {
+            "name": found.name,
+            "file": str(found.path),
+            "sha256": found.sha256,
+            "target": architecture_digest(found.candidate.start.config),
+        },
+        "data": {
+            "sha256": result.data.sha256,
+            "images": images_digest(plan.groups[0].data.cases),
+            "cases": list(result.data.cases),
+            "subjects": result.data.subjects,
+        },
+        "config": {"session": plan.config.session_name, "sha256": hashlib.sha256(config.encode()).hexdigest()},
+        "seed": plan.seed,
+        "prediction": {
+            "of": FORECAST_OF,
+            "verdict": advice.verdict,
+            "gain": advice.predicted_gain.to_plain(),
+            "layers": list(advice.layers),
+        },
+        "rivals": {
+            "knn_gain": deepest.knn_gain.to_plain(),
+            "probe_gain": deepest.probe_gain.to_plain(),
+            "logme": deepest.pretrained.logme,
+            "logme_random": deepest.random_mean(lambda scores: scores.logme),
+            "h_score": deepest.pretrained.h_score,
+            "ccfv": analysis.ccfv,
+            "domain_distance": analysis.shift.distance,
+        },
+    }
+
+
+def _write(
+    plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, request: str, given: AnalysisConfig | TrainConfig
+) -> None:
+    """Write the results, the forecast, the JSON, by which a finished analysis is known, and the report."""
+    folder, text = paths.analyses, result.to_text()
+    log.info("%s", text)
+    head = {"format": 1, "request": request, "seed": plan.seed, "program": versions.VERSION}
+    plain = {**head, "notes": plan.notes, **result.to_plain()}
+    start, config = _write_advice(plan, result, folder, given)
+    write_text_atomically(folder / "analysis.txt", text)
+    pictures = _draw(plain, folder)
+    forecasts = forecasts_file(plan.config.folder_for_output)
+    with session_lock(plan.config.folder_for_output, "forecasts"):
+        for analysis, found in zip(result.models, result.found, strict=True):
+            append_forecast(forecasts, forecast_of(plan, result, analysis, found))
+    write_json_atomically(folder / "analysis.json", plain)
+    log.info("Text: %s, JSON: %s", folder / "analysis.txt", folder / "analysis.json")
+    for picture in pictures:
+        log.info("Picture: %s", picture)
+    log.info("Forecast kept: %s", forecasts)
+    log.info("Model to start from: %s", start)
+    after_session(paths, plan.config.report)
+    log.info("Next: train as advised, after a look at the reasons in its config:\n  deepmedic -train %s", config)
+    log.info("or let short trainings look for its learning rate first:\n  deepmedic -findLr %s", config)
+
+
+def _write_advice(
+    plan: AnalysisPlan, result: AnalysisResult, folder: Path, given: AnalysisConfig | TrainConfig
+) -> tuple[Path, Path]:
+    """Write the model that the best one leads to, and its train config."""
+    analysis, found = result.models[0], result.found[0]
+    advice, config = analysis.recommendation, found.candidate.start.config
+    model, _ = start_model(found, config, advice.layers, advice.keep_classes, plan.seed)
+    start = folder / "start.save"
+    checkpoints.save(start, model.to_content())
+    advised = advised_config.Advised(
+        advice, config.architecture, f"{plan.config.session_name}Advised", start.absolute()
+    )
+    training = given.source.path if isinstance(given, TrainConfig) else given.training
+    if training is not None:
+        text = advised_config.from_train_config(read_config(training), advised)
+    else:
+        text = advised_config.from_analysis_config(plan.config, advised)
+    path = folder / "advised.train.cfg"
+    write_text_atomically(path, text)
+    return start, path
+
+
+def _draw(plain: dict[str, Any], folder: Path) -> list[Path]:
+    """Draw the pictures; without matplotlib the rest of the results does not have to wait for them."""
+    try:
+        with drawing():
+            pass
+    except ResourceError as problem:
+        log.warning("No pictures: %s", problem)
+        return []
+    return draw_analysis(plain, folder)
+
+
+def _is_done(folder: Path, request: str, *, overwrite: bool) -> bool:
+    """Whether this very analysis was made before.
+
+    Raises:
+        OutputHeldError: the folder holds another one, and it is not to be replaced.
+    """
+    path = folder / "analysis.json"
+    if overwrite or not path.exists():
+        return False
+    try:
+        known = json.loads(path.read_text(encoding="utf-8")).get("request")
+    except (OSError, ValueError, AttributeError):
+        known = None
+    if known == request:
+        return (folder / "analysis.txt").exists()
+    raise OutputHeldError(
+        f"{folder}: holds the results of another analysis (other models, cases, settings or seed). Choose another "
+        "sessionName or folderForOutput, or add -overwrite to replace them."
+    )
+
+
+def _identity(cases: Any) -> list[list[Any]]:
+    """Path, size and time of change of every image, by which changed files are noticed without reading them."""
+    found = []
+    for case in cases:
+        for ref in (*case.channels, case.labels, case.roi):
+            if ref is not None:
+                state = ref.path.stat()
+                found.append([str(ref), state.st_size, state.st_mtime_ns])
+    return found
