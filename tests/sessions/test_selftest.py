@@ -27,7 +27,7 @@ from deepmedic.sessions.selftest import (
 from deepmedic.sessions.selftest.selftest_reference import Check, Comparison, NotTestedError
 from deepmedic.training.optimisers import Optimiser
 
-DATA = Path(selftest.__file__).parents[1] / "selftest_data"
+DATA = Path(selftest.__file__).parent / "data"
 CPU = torch.device("cpu")
 LARGEST_DATA = 600_000
 

@@ -67,8 +67,8 @@ class Golden:
 
 @functools.cache
 def golden(name: str) -> Golden:
-    """Read a set of golden numbers that is shipped with the package; see `selftest_data/README.md`."""
-    folder = Path(__file__).parents[1] / "selftest_data"
+    """Read a set of golden numbers that is shipped with the package; see `data/README.md`."""
+    folder = Path(__file__).parent / "data"
     settings = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
         return Golden(settings, {key: torch.from_numpy(stored[key]) for key in stored.files})

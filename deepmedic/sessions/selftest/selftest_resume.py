@@ -59,7 +59,7 @@ def _train(folder: Path, device: torch.device, deterministic: bool, expected: st
 
 def _train_until_killed(folder: Path, device: torch.device, deterministic: bool) -> None:
     """Run the training in a process of its own, which kills itself in the second epoch."""
-    package = Path(__file__).resolve().parents[2]
+    package = Path(__file__).resolve().parents[3]
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     words = [str(folder), str(device), str(int(deterministic)), str(torch.get_num_threads())]
     ended = subprocess.run(
