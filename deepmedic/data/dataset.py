@@ -100,6 +100,11 @@ class DataSet:
         self._untold[index] = list(dict.fromkeys(loaded.notes)), warning
         return [prepared[wanted] for wanted in needs]
 
+    def bytes_to_read(self, index: int) -> int:
+        """Memory that reading and keeping one case takes, by its headers."""
+        headers = self.headers[index]
+        return headers.loaded_bytes + headers.reading_bytes
+
     def tell(self, index: int) -> None:
         """Log what a user should know of a case that `read_each` read, once."""
         notes, warning = self._untold.pop(index, ([], None))

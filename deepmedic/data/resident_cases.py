@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import torch
+
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds, DataSet
 from deepmedic.data.preprocessing import PreparedCase
@@ -44,6 +46,10 @@ class ResidentCases:
         case = None if needs else self._if_resident(index)
         return self._data.read_each(index, needs) if case is None else [case]
 
+    def bytes_to_read(self, index: int) -> int:
+        """As if it were read."""
+        return self._data.bytes_to_read(index)
+
     def tell(self, index: int) -> None:
         """Log what a user should know of a case; nothing of one that was not read again."""
         self._data.tell(index)
@@ -59,7 +65,8 @@ class ResidentCases:
             return None
         return replace(
             case,
-            channels=case.channels.cpu(),
+            # Channel by channel: all together they are no block of memory, and would first be made one on the device.
+            channels=torch.stack([channel.cpu() for channel in case.channels]),
             labels=None if case.labels is None else case.labels.cpu(),
             # Beside cases with a mask, those without are kept with one that is true everywhere.
             roi=None if case.roi is None or self.cases[index].roi is None else case.roi.cpu(),

@@ -93,14 +93,15 @@ def predict_case(
             found = predict_volume(member.net, mirrored(case, axes), own, wanted, progress, raw=True)
             feature_maps |= found.feature_maps
             passes.add(found.probabilities if on_device else found.probabilities.cpu(), axes)
+    only_in_roi = settings.tiling == "auto"
     try:
-        return _decided(passes, feature_maps, cases[0], chosen)
+        return _decided(passes, feature_maps, cases[0], chosen, only_in_roi=only_in_roi)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error) or passes.device.type == "cpu":
             raise
         log.warning("%s: memory ran out after averaging on %s; trying on the CPU.", cases[0].name, passes.device)
     passes.move_to_cpu()
-    return _decided(passes, feature_maps, cases[0], chosen)
+    return _decided(passes, feature_maps, cases[0], chosen, only_in_roi=only_in_roi)
 
 
 def _average_bytes(case: PreparedCase, classes: int) -> int:
@@ -114,6 +115,8 @@ def _decided(
     feature_maps: dict[tuple[int, int], torch.Tensor],
     case: PreparedCase,
     chosen: PredictionConfig,
+    *,
+    only_in_roi: bool,
 ) -> Prediction:
     """Classes from the mean probabilities on the grid of results, within the ROI, without unwanted components."""
     probabilities, roi = passes.mean(), case.result_roi
@@ -130,6 +133,7 @@ def _decided(
     probabilities, everywhere = probabilities.cpu(), everywhere.cpu()
     uncertainty = {kind: values.cpu() for kind, values in uncertainty.items()}
     segmentation = everywhere if roi is None else everywhere * roi
+    everywhere = segmentation if only_in_roi else everywhere
     if chosen.postprocesses:
         segmentation = without_small_components(segmentation, case.result_header.spacing, chosen)
         everywhere = segmentation if roi is None else torch.where(roi, segmentation, everywhere)

@@ -39,6 +39,9 @@ class CaseSource(Protocol):
             DataError: its voxels cannot be used.
         """
 
+    def bytes_to_read(self, index: int) -> int:
+        """Memory that reading and keeping one case takes, by its headers."""
+
     def tell(self, index: int) -> None:
         """Say what a user should know of a case that was read; called in the order of the cases, by one thread."""
 
@@ -85,7 +88,7 @@ def reading_ahead(
         flow: how many are read at once, in how much memory.
         depth: how many cases are read ahead at least, asked each time; 1 or more.
     """
-    largest: int | None = None
+    largest = max((data.bytes_to_read(index) for index in indices), default=0)
 
     def read(index: int) -> ReadCase:
         prepared = data.read_each(index, needs)
@@ -96,8 +99,7 @@ def reading_ahead(
         return ReadCase(prepared, Record(*fingerprints, scoring=saving.scoring))
 
     # One reader's computations may take all cores, as those of several together.
-    setup = (torch.set_num_threads, (flow.threads_per_reader,)) if flow.readers > 1 else ()
-    reader = ThreadPoolExecutor(flow.readers, "reader", *setup)
+    reader = ThreadPoolExecutor(flow.readers, "reader", torch.set_num_threads, (flow.threads_per_reader,))
     reading: deque[tuple[int, Future[ReadCase]]] = deque()
 
     def take(index: int, future: Future[ReadCase]) -> ReadCase:
@@ -107,7 +109,7 @@ def reading_ahead(
         except MemoryError:
             wait([other for _, other in reading])
             case = read(index)  # while no other one is read it may fit
-        largest = max(largest or 0, _WHILE_READ * case.memory)
+        largest = max(largest, _WHILE_READ * case.memory)
         data.tell(index)
         return case
 

@@ -161,8 +161,9 @@ def _on_device(
         per_tile = max(int(forward_cost(architecture, tiling.segment).memory) for tiling in tilings)
         # On a CPU batches of large tiles gain nothing. On a GPU each new size of boxes costs a search for kernels.
         in_boxes = device.type == "cpu" and settings.blending is None
-        batch_size = max(1, min(settings.batch_size, memory // per_tile, max(map(len, tilings))))
-        yield Attempt(tilings, 1 if in_boxes else batch_size, device, device, in_boxes)
+        most = 1 if in_boxes else min(settings.batch_size, memory // per_tile, max(map(len, tilings)))
+        batch_size = max(1, most)
+        yield Attempt(tilings, batch_size, device, device, in_boxes)
         memory = min(memory, per_tile * batch_size) // 2
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import Generic, TypeVar
 import torch
 
 from deepmedic.inference.flow import Flow
+
+log = logging.getLogger(__name__)
 
 Scores = TypeVar("Scores")
 
@@ -34,6 +37,9 @@ class Finishing(Generic[Scores]):
     def __exit__(self, *_: object) -> None:
         self._in_order.shutdown()
         self._scoring.shutdown()
+        for one in self._pending:  # what was begun before an error elsewhere, and failed too
+            if error := one.exception():
+                log.error("%s", error)
 
     def begin(
         self, scoring: Sequence[Callable[[], Scores]], finish: Callable[[Sequence[Scores]], None], size: int

@@ -66,22 +66,21 @@ class Flow:
         """Threads for each reader's own computations."""
         return max(1, usable_cores() // self.readers)
 
-    def cases_ahead(self, bytes_each: int | None) -> int:
-        """Cases that are read ahead when one takes that many bytes while it is read; None: not known yet."""
-        if self.readers == 1 or bytes_each is None:
-            return 1
-        return self._within(self.readers + 2, bytes_each, 1)
+    def cases_ahead(self, bytes_each: int) -> int:
+        """Cases that are read ahead when one takes that many bytes while it is read."""
+        return 1 if self.readers == 1 else self._within(self.memory, self.readers + 2, bytes_each, 1)
 
     def cases_scored(self, bytes_each: int) -> int:
         """Cases with results of that many bytes each that may be scored or wait for it."""
-        return self._within(self.scorers, bytes_each, 1)
+        return self._within(self.memory // 2, self.scorers, bytes_each, 1)
 
     def cases_written(self, bytes_each: int) -> int:
         """Cases with results of that many bytes each that may be written or wait for it."""
-        return self._within(self.writers + 1, bytes_each, 2)
+        return self._within(self.memory // 2, self.writers + 1, bytes_each, 2)
 
-    def _within(self, wanted: int, bytes_each: int, least: int) -> int:
-        return max(least, min(wanted, self.memory // max(1, bytes_each)))
+    @staticmethod
+    def _within(memory: int, wanted: int, bytes_each: int, least: int) -> int:
+        return max(least, min(wanted, memory // max(1, bytes_each)))
 
 
 def usable_cores() -> int:

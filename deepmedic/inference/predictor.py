@@ -17,7 +17,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.errors import ResourceError
-from deepmedic.inference.blending import BlendedVolume, Blending, importance
+from deepmedic.inference.blending import BlendedVolume, importance
 from deepmedic.inference.execution import (
     Attempt,
     InferenceSettings,
@@ -47,7 +47,8 @@ class Prediction:
     segmentation: torch.Tensor
     """uint8 (int32 above 256 classes) [x, y, z]: the most probable class, 0 outside the ROI."""
     segmentation_everywhere: torch.Tensor
-    """The same before the ROI is applied: whatever tiles that touch the ROI predicted."""
+    """The same before the ROI is applied: whatever tiles that touch the ROI predicted. With `tiling = "auto"`, whose
+    tiles depend on memory and device, the same as `segmentation`."""
     feature_maps: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict)
     """float32 [map, x, y, z] by (pathway, layer), both counted from 0; not limited to the ROI."""
     uncertainty: dict[UncertaintyKind, torch.Tensor] = field(default_factory=dict)
@@ -180,7 +181,7 @@ def _predict(
     progress: Progress | None,
 ) -> list[_Stitched]:
     """Predict one case in batches of its tiles, or several cases whose tiles make one batch."""
-    stitched = [_Stitched(net, case.size, wanted, attempt, settings.blending) for case, attempt in work]
+    stitched = [_Stitched(net, case.size, wanted, attempt, settings) for case, attempt in work]
     case, attempt = work[0]
     device, done = attempt.device, [0] * len(work)
     with torch.inference_mode(), _on(net, device) as network, _inference_mode(network):
@@ -245,11 +246,12 @@ class _Stitched:
     """Probabilities and feature maps of the padded volume; later tiles overwrite earlier ones, or all are averaged."""
 
     def __init__(
-        self, net: DeepMedicNet, volume: Size3, wanted: FeatureRanges, attempt: Attempt, blending: Blending | None
+        self, net: DeepMedicNet, volume: Size3, wanted: FeatureRanges, attempt: Attempt, settings: InferenceSettings
     ) -> None:
         self.classes = net.architecture.classes
         device = attempt.stitch_on
-        self.blended = None
+        self.blended, blending = None, settings.blending
+        self.only_in_roi = settings.tiling == "auto"
         if blending is None:
             self.probabilities = torch.zeros((self.classes, *volume), device=device)
         else:
@@ -289,6 +291,7 @@ class _Stitched:
             mask = prepared.roi[prepared.unpadded].to(probabilities.device)
             probabilities *= mask
             segmentation = everywhere * mask
+            everywhere = segmentation if self.only_in_roi else everywhere
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
         probabilities = probabilities.contiguous() if raw else probabilities.contiguous().cpu()
         return Prediction(probabilities, segmentation.cpu(), everywhere.cpu(), maps)

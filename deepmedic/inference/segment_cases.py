@@ -201,6 +201,7 @@ class _Run:
 def _skip(case: Case, problem: DataError, run: _Run) -> None:
     """Note a case that cannot be read, or refuse to go on without it."""
     if not run.options.allow_skipped_cases:
+        run.finishing.wait()
         raise problem
     log.warning("%s is skipped: %s", case.name, problem)
     run.summary.failures[case.name] = str(problem)

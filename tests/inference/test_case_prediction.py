@@ -194,10 +194,10 @@ def test_memory_that_runs_out_after_averaging_is_taken_from_the_cpu(make_net, mo
 
     moved: list[MeanPrediction] = []
 
-    def short(*arguments):
+    def short(*arguments, **options):
         if next(devices, None) is not None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return decided(*arguments)
+        return decided(*arguments, **options)
 
     monkeypatch.setattr(module, "MeanPrediction", Sums)
     monkeypatch.setattr(module, "_decided", short)

@@ -24,9 +24,9 @@ def test_beside_a_cpu_that_computes_there_is_one_of_each_up_to_a_dozen_cores() -
 
 def test_memory_limits_what_is_in_hand_but_the_least_is_always_allowed() -> None:
     flow = Flow(readers=8, scorers=4, writers=4, memory=100)
-    assert [flow.cases_ahead(size) for size in (None, 1, 10, 11, 30, 100, 1000)] == [1, 10, 10, 9, 3, 1, 1]
-    assert [flow.cases_scored(size) for size in (0, 1, 40, 1000)] == [4, 4, 2, 1]
-    assert [flow.cases_written(size) for size in (0, 1, 30, 1000)] == [5, 5, 3, 2]
+    assert [flow.cases_ahead(size) for size in (1, 10, 11, 30, 100, 1000)] == [10, 10, 9, 3, 1, 1]
+    assert [flow.cases_scored(size) for size in (0, 1, 20, 1000)] == [4, 4, 2, 1]
+    assert [flow.cases_written(size) for size in (0, 1, 15, 1000)] == [5, 5, 3, 2]
     assert Flow().cases_ahead(1) == 1
 
 

@@ -160,6 +160,10 @@ class ComparedWithTraining:
         self._untold[index] = intensity_warnings(prepared[0], self.cases[index], self._model)
         return prepared
 
+    def bytes_to_read(self, index: int) -> int:
+        """As of the data set."""
+        return self._data.bytes_to_read(index)
+
     def tell(self, index: int) -> None:
         """Log what a user should know of a case that was read."""
         self._data.tell(index)

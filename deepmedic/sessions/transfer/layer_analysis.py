@@ -302,6 +302,9 @@ class _Held:
             self._kept[index] = case
         return case
 
+    def bytes_to_read(self, index: int) -> int:
+        return self._data.bytes_to_read(index)
+
     def tell(self, index: int) -> None:
         self._data.tell(index)
 
