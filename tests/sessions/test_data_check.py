@@ -135,6 +135,38 @@ class TestWhatAModelWasTrainedOn:
         copied = f"M.save was trained on 1 of 1 case to segment: a (copied from {known}); scores on them say"
         assert [line.startswith(copied) for line in found] == ([True] if place is None else [])
 
+    @pytest.mark.parametrize("problem", [PermissionError(13, "denied"), OSError(116, "Stale file handle")], ids=repr)
+    @pytest.mark.parametrize("unreadable", ["known.nii", "other.nii"])
+    def test_a_file_that_cannot_be_looked_at_is_passed_over(self, source, tmp_path, monkeypatch, problem, unreadable):
+        for name in ("known.nii", "second.nii", "other.nii", "copy.nii"):
+            (tmp_path / name).write_bytes(bytes(100))
+        (tmp_path / "train.cfg").write_text("known.nii\nsecond.nii\n")
+        model = SavedModel.from_content(checkpoints.load(source), str(source))
+        settings = {"channelsTraining": [str(tmp_path / "train.cfg")]}
+        model = replace(model, training={**model.training, "settings": settings})
+        original = Path.stat
+
+        def closed(path, **options):
+            if path.name == unreadable:
+                raise problem
+            return original(path, **options)
+
+        monkeypatch.setattr(Path, "stat", closed)
+        cases = [Case(name, (ImageRef(tmp_path / f"{name}.nii"),)) for name in ("other", "copy")]
+        [found] = shared_with_training(model, cases, "M.save")
+        named = [f"{case.name} (copied from {tmp_path}/" for case in cases]
+        assert [name in found for name in named] == ([True, True] if unreadable == "known.nii" else [False, True])
+        assert ("second.nii" in found) == (unreadable == "known.nii")
+
+    def test_a_folder_is_no_copy(self, source, tmp_path):
+        for name in ("known.nii", "other.nii"):
+            (tmp_path / name).mkdir()
+        (tmp_path / "train.cfg").write_text("known.nii\n")
+        model = SavedModel.from_content(checkpoints.load(source), str(source))
+        settings = {"channelsTraining": [str(tmp_path / "train.cfg")]}
+        model = replace(model, training={**model.training, "settings": settings})
+        assert shared_with_training(model, [Case("a", (ImageRef(tmp_path / "other.nii"),))]) == []
+
     def test_the_same_file(self, study, notes, trained_images, source):
         (study.folder / "lists" / "val_t1.cfg").write_text(f"{trained_images / 'case0_t1.nii.gz'}\n")
         [note] = notes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -99,17 +100,19 @@ class _Copies:
     def __init__(self, known: Sequence[ImageRef]) -> None:
         self._by_size: dict[int, list[ImageRef]] = defaultdict(list)
         for ref in known:
-            if ref.path.is_file():
-                self._by_size[ref.path.stat().st_size].append(ref)
+            size = _size_of(ref.path)
+            if size is not None:
+                self._by_size[size].append(ref)
         self._probes: dict[Path, bytes] = {}
         self._digests: dict[Path, str] = {}
 
     def original(self, case: Case) -> ImageRef | None:
         """The known image that the first copied channel of a case is a copy of."""
         for ref in case.channels:
-            if ref is None or not ref.path.is_file():
+            size = _size_of(ref.path) if ref is not None else None
+            if ref is None or size is None:
                 continue
-            for known in self._by_size.get(ref.path.stat().st_size, ()):
+            for known in self._by_size.get(size, ()):
                 if known.volume == ref.volume and self._equal(known.path, ref.path):
                     return known
         return None
@@ -135,6 +138,15 @@ class _Copies:
         if path not in self._digests:
             self._digests[path] = sha256_of(path)
         return self._digests[path]
+
+
+def _size_of(path: Path) -> int | None:
+    """Bytes of a regular file; None where there is none to be seen, which is no matter of a search for copies."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # gone, of a server that does not answer, in a closed folder, of an impossible name
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
 
 
 def _identity(ref: ImageRef) -> tuple[str, int]:
