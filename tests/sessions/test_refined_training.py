@@ -269,6 +269,48 @@ class TestEarlyStopping:
         assert content["training"]["position"]["epoch"] == 3
         assert same(content["parameters"], study.content(best)["parameters"])
 
+    def test_going_on_from_another_session_restores_the_best_of_the_own_epochs(self, study, run, train, scores, steps):
+        scores[:] = [0.9, 0.5, 0.6, 0.4, 0.5]
+        restoring = {**STOPPING, "earlyStoppingRestoreBest": True}
+        first = train(**restoring, keepLastCheckpoints=9)["training"]
+        assert (first["position"]["epoch"], first["phase"]["best"]["save_index"]) == (3, 2)
+        [final] = study.saved("net.first.final*")
+        config = study.train(**QUICK, **restoring, sessionName="second", keepLastCheckpoints=9)
+        scores += [0.3]
+        assert run("-model", final, "-train", config).code == 0
+        [final] = study.saved("net.second.final*", "second")
+        content = study.content(final)
+        assert content["training"]["phase"]["best"]["epoch"] == 4
+        assert same(content["parameters"], steps[9][1])  # two steps per epoch
+
+    @pytest.mark.parametrize("epoch", [0, 1])
+    def test_going_back_restores_the_best_of_all_epochs_so_far(self, study, run, train, scores, steps, epoch):
+        scores[:] = [0.5, 0.6, 0.9, 0.4]
+        keys = {**STOPPING, "earlyStoppingRestoreBest": True, "numberOfEpochs": 4, "keepLastCheckpoints": 9}
+        train(**keys)
+        after = {study.trained(path)["position"]["epoch"]: path for path in study.saved()}
+        scores[:] = [0.5, 0.7, 0.1, 0.2]
+        outcome = run("-train", study.folder / "train.cfg", "-model", after[epoch])
+        assert outcome.code == 0, outcome.err
+        [final] = study.saved("net.first.final*")
+        content = study.content(final)
+        assert content["training"]["phase"]["best"]["epoch"] == 2
+        assert same(content["parameters"], steps[5][1])  # two steps per epoch
+
+    def test_going_back_forgets_a_best_that_is_gone(self, study, run, train, scores, steps):
+        scores[:] = [0.5, 0.9, 0.6, 0.4]
+        keys = {**STOPPING, "earlyStoppingRestoreBest": True, "numberOfEpochs": 4, "keepLastCheckpoints": 9}
+        train(**keys)
+        after = {study.trained(path)["position"]["epoch"]: path for path in study.saved()}
+        for path in [after[2], *study.saved("net.first.best*")]:
+            path.unlink()
+        scores[3] = 0.7
+        assert run("-train", study.folder / "train.cfg", "-model", after[3]).code == 0
+        [final] = study.saved("net.first.final*")
+        assert study.trained(final)["phase"]["best"]["epoch"] == 3
+        assert same(study.content(final)["parameters"], steps[-1][1])
+        assert "is gone" not in study.log
+
     def test_last_weights_stay_when_the_best_checkpoint_is_gone(self, study, train, steps, monkeypatch):
         monkeypatch.setattr(checkpointing.CheckpointFolder, "find", lambda self, counter: None)
         content = train(**STOPPING, earlyStoppingRestoreBest=True)

@@ -197,7 +197,22 @@ def _go_on_from_own(request: Request, newest: _Checkpoint) -> Beginning:
     state.save_index = newest.state.save_index
     both = [best for best in (state.best, newest.state.best) if best is not None]
     state.best = max(both, key=lambda best: float(best["dice"]), default=None)
+    _compare_phases(state, newest, request.paths)
     return replace(_resume(request, earlier), is_newest=False)
+
+
+def _compare_phases(state: TrainingState, newest: _Checkpoint, paths: SessionPaths) -> None:
+    """Let a phase that is gone back to know its best epoch so far, among those whose checkpoints are still there."""
+    phase, latest = state.phase, newest.state.phase
+    rivals = [phase["best"]]
+    if (phase["index"], phase["first_epoch"]) == (latest["index"], latest["first_epoch"]):
+        rivals.append(latest["best"])
+        # Else the first save would remove the best checkpoint, should this one be from before the first validation.
+        phase["restores_best"] = phase["restores_best"] or latest["restores_best"]
+    owner = (newest.model.name, paths.session)
+    kept = {file.header.counter for file in saved_files(paths.models)[0] if file.header.owner == owner}
+    there = [best for best in rivals if best is not None and best.get("save_index") in kept]
+    phase["best"] = max(there, key=lambda best: float(best["dice"]), default=None)
 
 
 def _was_rewound_to(named: Path, state: TrainingState) -> bool:
@@ -305,12 +320,23 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
             "optimisation anew, from the first phase."
         )
     _watch_anew(earlier, state.settings)
-    state.position, state.phase, state.schedule = earlier.position, earlier.phase, earlier.schedule
-    extra = _extra_of(model.training)
+    config, extra = request.config_for(model), _extra_of(model.training)
+    state.position, state.schedule = earlier.position, earlier.schedule
+    _take_phase(state, extra, earlier, config)
     _repeat_subepoch(state, extra)
-    state.finished = phases.is_finished(request.config_for(model), state)
+    state.finished = phases.is_finished(config, state)
     notes = _initial_rates_replaced(start, earlier, state.settings)
     return Beginning("finished" if state.finished else "started", model, state, extra, start.path, notes=notes)
+
+
+def _take_phase(state: TrainingState, extra: dict[str, Any], earlier: TrainingState, config: TrainConfig) -> None:
+    """Go on in the phase of another session, whose checkpoints are elsewhere and whose scores may be of other cases."""
+    state.phase = {**earlier.phase, "best": None, "restores_best": False, "last_score": None}
+    if phases.is_over(config, state):
+        # Nothing more is trained in it: it has ended as it did there.
+        state.phase["last_score"] = phases.end_score(config, earlier)
+        if earlier.finished and earlier.phase["restores_best"]:
+            extra.pop("live", None)
 
 
 def _initial_rates_replaced(start: Start, earlier: TrainingState, settings: dict[str, Any]) -> list[str]:
