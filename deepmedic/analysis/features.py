@@ -143,7 +143,7 @@ def stream_features(
             progress(data.cases[index].name, index + 1, len(data))
         case = data.load_if_usable(index)
         if case is None:
-            log.warning("case %s cannot be used and is left out.", data.cases[index].name)
+            log.warning("%s The case is left out.", data.skipped[data.cases[index].name])
             continue
         voxels = sample_voxels(case, first, segment, settings.voxels)
         found = CaseFeatures(

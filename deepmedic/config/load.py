@@ -27,6 +27,7 @@ from deepmedic.config.older_keys import OlderTestKeys, OlderTrainKeys
 from deepmedic.config.phase_tables import bind_phases
 from deepmedic.config.reader import read_config
 from deepmedic.config.resolution import ArchitectureResolver
+from deepmedic.config.sections import DataConfig, PreprocessingConfig
 from deepmedic.config.source import ConfigFile, ConfigSource, Refusals
 from deepmedic.config.theano import (
     OlderTrainSettings,
@@ -35,7 +36,7 @@ from deepmedic.config.theano import (
     theano_notice,
 )
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import ProblemList
+from deepmedic.errors import ConfigError, ProblemList
 
 __all__ = [
     "config_kind",
@@ -46,6 +47,7 @@ __all__ = [
     "load_model_config",
     "load_test_config",
     "load_train_config",
+    "with_training_cases",
 ]
 
 Config = TypeVar("Config")
@@ -171,9 +173,30 @@ def load_analysis_config(path: Path) -> AnalysisConfig:
     checks.analysis(config)
     problems.raise_if_any()
     if config.training is not None:
-        training = load_train_config(config.training)
-        config = replace(config, data=training.data, preprocessing=training.preprocessing)
+        config = with_training_cases(config, load_train_config(config.training))
     return replace(config, source=_source(file, (), checks.notes))
+
+
+def with_training_cases(config: AnalysisConfig, training: TrainConfig) -> AnalysisConfig:
+    """Return an analysis of the training cases of a train config, normalised as it says.
+
+    Args:
+        config: that names the train config as `training`.
+        training: what stands there.
+
+    Raises:
+        ConfigError: the analysis has other cases or another normalisation of its own.
+    """
+    for name, own, theirs, none in (
+        ("data", config.data, training.data, DataConfig()),
+        ("preprocessing", config.preprocessing, training.preprocessing, PreprocessingConfig()),
+    ):
+        if own not in (theirs, none):
+            raise ConfigError(
+                f"{name} of the analysis contradicts trainConfig, whose cases and normalisation ({config.training}) "
+                "are used; keep one."
+            )
+    return replace(config, data=training.data, preprocessing=training.preprocessing)
 
 
 def load_comparison_config(path: Path) -> ComparisonConfig:

@@ -55,6 +55,8 @@ class DataSet:
     """What the user should know about the data before the run."""
     observer: Callable[[int, LoadedCase], None] | None = None
     """Shown each case as it is on disk, in the thread that reads it, before it is padded and normalised."""
+    skipped: dict[str, str] = field(default_factory=dict)
+    """By name, why cases were left out by `load_if_usable`."""
     _noted: set[int | str] = field(default_factory=set)
     """Cases whose notes were logged, and "intensities" when that warning was."""
     _noting: threading.Lock = field(default_factory=threading.Lock)
@@ -115,9 +117,10 @@ class DataSet:
         """Read one case as `load` does; None for one that cannot be used while cases may be skipped."""
         try:
             return self.load(index)
-        except DataError:
+        except DataError as problem:
             if not self.preprocessing.allow_skipped_cases:
                 raise
+            self.skipped[self.cases[index].name] = str(problem)
             return None
 
     def for_segment(self, segment: Size3, margins: Padding3) -> DataSet:

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,10 @@ from study_fixtures import quick
 import deepmedic
 from deepmedic import checkpoints, cli
 from deepmedic.analysis.forecasts import read_forecasts
+from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.load import load_train_config
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
+from deepmedic.config.sections import DataConfig
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ConfigError
 from deepmedic.sessions.transfer import analysis_results
 
 TARGET = {
@@ -178,8 +181,43 @@ class TestAdvice:
         assert [phase["epochs"] for phase in advice(found(taught))["phases"]] == [1, 1]
         start = checkpoints.load(taught.out / "analyses" / "analysis" / "start.save")
         assert start["config"]["class_names"] == ["background", "inside", "outside"]
+        command = ("-analyse", config, "-model", taught.folder / "A.save")
         taught.train(numberOfEpochs=2, learningRate=0.004)
-        assert run("-analyse", config, "-model", taught.folder / "A.save").code == 8  # another training is asked for
+        assert run(*command).code == 8  # another training is asked for
+        taught.train(numberOfEpochs=2, learningRate=0.005)
+        assert run(*command, "-check").code == 0
+        taught.model("other", modelName="other", classNames=["background", "in", "out"])
+        assert run(*command).code == 8  # and here another model
+
+    @pytest.mark.parametrize(
+        ("recipe", "epochs", "rate"),
+        [
+            ({"recipe": "dual", "recipeEpochs": [6, 2], "recipeLearningRates": [0.004, 0.001]}, 8, 0.004),
+            # The head, and below it one layer of the FC pathway and two of the parallel ones, three epochs each.
+            ({"recipe": "gradual", "recipeEpochs": [3]}, 12, 0.005),
+        ],
+        ids=["dual", "gradual"],
+    )
+    def test_a_recipe_is_as_long_as_its_phases_for_this_model(self, taught, run, recipe, epochs, rate) -> None:
+        changes = {"numberOfEpochs": 2, "learningRate": 0.005, "warmUpEpochs": 2, **recipe}
+        given = taught.train(validate=True, **changes)
+        taught.model("other", modelName="other", classNames=["background", "inside", "outside"])
+        settings = {"folderForOutput": "out", "modelConfig": "other.cfg", "trainConfig": given.name}
+        outcome = run("-analyse", taught.config("analysis", settings), "-model", taught.folder / "A.save")
+        assert outcome.code == 0, outcome.err
+        phases = advice(found(taught))["phases"]
+        assert sum(phase["epochs"] for phase in phases) == epochs
+        assert {phase["learningRate"] for phase in phases} == {rate}
+
+    def test_a_warm_up_that_is_longer_than_the_first_phase_is_left_out(self, taught, run) -> None:
+        taught.model("other", modelName="other", classNames=["background", "inside", "outside"])
+        taught.train(numberOfEpochs=8, warmUpEpochs=1.5)
+        settings = {"folderForOutput": "out", "modelConfig": "other.cfg", "trainConfig": "train.cfg"}
+        outcome = run("-analyse", taught.config("analysis", settings), "-model", taught.folder / "A.save")
+        assert outcome.code == 0, outcome.err
+        path = taught.out / "analyses" / "analysis" / "advised.train.cfg"
+        assert load_train_config(path).phases[0].epochs == 1
+        assert "# warmUpEpochs = 1.5 is left out: a phase is shorter than that." in path.read_text()
 
     def test_source_cases_measure_the_distance_of_features(self, analyse) -> None:
         own = {key.replace("Target", "Source"): value for key, value in TARGET.items() if "Target" in key}
@@ -221,6 +259,19 @@ class TestFromPython:
         result = deepmedic.analyse_model_and_data(model, taught.folder / "train.cfg", device="cpu", seed=2)
         assert "ADVICE: TRANSFER" in result.to_text()
         assert result.data.cases == ("case0_t1", "case1_t1", "case2_t1", "case3_t1")
+
+    def test_an_analysis_made_in_python_takes_the_cases_of_its_train_config(self, taught) -> None:
+        asked = AnalysisConfig(
+            folder_for_output=taught.out,
+            training=taught.folder / "train.cfg",
+            voxels_per_class=8,
+            segments_per_case=4,
+        )
+        result = deepmedic.analyse_model_and_data(taught.folder / "A.save", asked, device="cpu")
+        assert result.data.cases == ("case0_t1", "case1_t1", "case2_t1", "case3_t1")
+        own = replace(asked, data=DataConfig(labels=taught.folder / "lists" / "train_labels.cfg"))
+        with pytest.raises(ConfigError, match="data of the analysis contradicts trainConfig"):
+            deepmedic.analyse_model_and_data(taught.folder / "A.save", own, device="cpu")
 
 
 class TestReport:
@@ -313,6 +364,18 @@ class TestRepetition:
         again = analyse("-seed", 3, "-overwrite")
         assert again["models"] != first["models"]
 
+    def test_results_for_another_schedule_are_not_taken_for_these(self, taught, run) -> None:
+        command = ("-analyse", taught.train(numberOfEpochs=2), "-model", taught.folder / "A.save")
+        assert run(*command).code == 0
+        assert "This analysis was made before" in run(*command).out
+        for changes in ({"numberOfEpochs": 3}, {"numberOfEpochs": 2, "learningRate": 0.5}):
+            taught.train(**changes)
+            outcome = run(*command)
+            assert outcome.code == 8
+            assert "holds the results of another analysis" in outcome.err
+        assert run(*command, "-overwrite").code == 0
+        assert advice(found(taught, "first"))["phases"][0]["learningRate"] == 0.5
+
     def test_an_analysis_made_anew_is_the_same_to_the_byte(self, taught, analyse) -> None:
         analyse()
         folder = taught.out / "analyses" / "analysis"
@@ -373,6 +436,13 @@ class TestCheck:
         taught.image(1, "t1").write_bytes(taught.image(1, "t1").read_bytes()[:-30])
         skipping = run("-analyse", config, "-check", "-overwrite")
         assert skipping.code == FINISHED_WITH_SKIPPED_CASES
+        assert run("-analyse", config, "-overwrite").code == FINISHED_WITH_SKIPPED_CASES
+        [(name, why)] = found(taught)["skippedCases"].items()
+        assert name == "case1_t1"
+        assert str(taught.image(1, "t1")) in why
+        again, check = run("-analyse", config), run("-analyse", config, "-check")  # what is there, without reading
+        assert again.code == check.code == 0
+        assert "begins: finished: its results are there" in check.out
         config = taught.config("analysis", TARGET, sourceModels=["A.save"])
         refused = run("-analyse", config, "-check", "-overwrite")
         assert refused.code == 4

@@ -19,13 +19,13 @@ from study_fixtures import quick
 from deepmedic import cli
 from deepmedic.analysis.forecasts import append_forecast, forecasts_file
 from deepmedic.analysis.ledger import ledger_file, read_ledger
-from deepmedic.config.load import load_comparison_config, load_model_config
+from deepmedic.config.load import load_comparison_config, load_model_config, load_test_config, load_train_config
 from deepmedic.data.cases import list_cases
 from deepmedic.errors import ProblemList
 from deepmedic.files import sha256_of
-from deepmedic.sessions.transfer import comparison, comparison_results
-from deepmedic.sessions.transfer.comparison_configs import read_compared
-from deepmedic.sessions.transfer.comparison_runs import nested_subjects
+from deepmedic.sessions.transfer import comparison, comparison_results, domain_distance
+from deepmedic.sessions.transfer.comparison_configs import Compared, read_compared
+from deepmedic.sessions.transfer.comparison_runs import Source, nested_subjects
 from deepmedic.sessions.transfer.pair_identity import architecture_digest, images_digest
 
 LEARNING = {"batchsize_train": 8, "sgd0orAdam1orRms2": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 80}
@@ -280,3 +280,28 @@ def test_more_subjects_contain_the_fewer() -> None:
         assert all(one <= other for one, other in itertools.pairwise(chosen))
         assert chosen == [nested_subjects(names[::-1], count, seed) for count in range(10)]
     assert len({nested_subjects(names, 4, seed) for seed in range(5)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("problem", "said"),
+    [
+        (MemoryError(), "MemoryError"),
+        (RuntimeError("CUDA out of memory"), "CUDA out of memory"),
+        (PermissionError(13, "Permission denied", "t1.nii.gz"), "Permission denied: 't1.nii.gz'"),
+    ],
+    ids=["memory", "device memory", "file"],
+)
+def test_a_distance_that_cannot_be_measured_does_not_stop_the_tables(study, monkeypatch, problem, said) -> None:
+    def fail(*_: Any) -> None:
+        raise problem
+
+    warnings = list[str]()
+    monkeypatch.setattr(domain_distance.analysis, "prepare", fail)
+    monkeypatch.setattr(domain_distance.log, "warning", lambda text, *words: warnings.append(text % words))
+    path, training = study.model(), load_train_config(study.train())
+    testing = load_test_config(study.test())
+    compared = Compared(path, load_model_config(path), training, testing)
+    assert domain_distance.measure_distance(Source(study.folder / "A.save", "0" * 64), compared, "cpu") is None
+    [warning] = warnings
+    assert warning.startswith("The distance of the data from those of A-00000000 is not known: ")
+    assert warning.endswith(said)

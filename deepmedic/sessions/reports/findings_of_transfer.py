@@ -129,6 +129,7 @@ def _model(content: Mapping[str, Any], model: Mapping[str, Any], place: tuple[in
         f"labelled cases: {advice['cases']}.",
         f"the training predicts each labelled voxel {times_text(model['passes'])}.",
         *(f"{note}." for note in model["domainShift"]["notes"]),
+        *(f"Case {name} was left out: {why}" for name, why in content.get("skippedCases", {}).items()),
         *content.get("notes", ()),
     ]
     source = model["source"]

@@ -122,9 +122,13 @@ def _comment(text: str) -> list[str]:
 def _unsuitable(values: Mapping[str, Any], phases: Sequence[AdvisedPhase]) -> list[str]:
     """Keys that count epochs and do not fit into the shortest phase."""
     shortest = min(phase.epochs for phase in phases)
-    key = "numEpochsToWaitBeforeLoweringLr"
-    waiting = values.get(key)
-    return [key] if isinstance(waiting, int | float) and waiting >= shortest else []
+    waiting, warm_up = "numEpochsToWaitBeforeLoweringLr", "warmUpEpochs"
+    too_long = {waiting: _number(values.get(waiting)) >= shortest, warm_up: _number(values.get(warm_up)) > shortest}
+    return [key for key, is_too_long in too_long.items() if is_too_long]
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
 
 
 def _is_path(annotation: Any) -> bool:

@@ -20,8 +20,10 @@ from deepmedic.analysis.transferability import LayerComparison
 from deepmedic.analysis.voxels import VoxelSettings
 from deepmedic.arguments import Arguments
 from deepmedic.config.analysis import AnalysisConfig
-from deepmedic.config.load import load_model_config, load_train_config
+from deepmedic.config.architecture import Architecture
+from deepmedic.config.load import load_model_config, load_train_config, with_training_cases
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.recipes import with_recipe
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
 from deepmedic.data.memory import memory_limit
@@ -50,8 +52,8 @@ class AnalysisPlan:
     models: FoundModels
     groups: list[Group]
     device: torch.device
-    schedule: Schedule = field(default_factory=Schedule)
-    """Of the training that is advised."""
+    training: TrainConfig | None = None
+    """The train config that the advice is filled in to."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -66,6 +68,8 @@ class Group:
     models: list[FoundModel]
     data: DataSet
     source_data: DataSet | None
+    schedule: Schedule
+    """Of the training that is advised for these models."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,6 +82,8 @@ class AnalysisResult:
     unfit: dict[str, str]
     """By path, why a model cannot be transferred."""
     data: DataSummary
+    skipped: dict[str, str]
+    """By name, why cases were left out."""
 
     def __repr__(self) -> str:
         verdicts = (f"{one.candidate.name}: {one.recommendation.verdict}" for one in self.models)
@@ -101,7 +107,7 @@ class AnalysisResult:
         for analysis, found in zip(self.models, self.found, strict=True):
             source = {"file": str(found.path), "sha256": found.sha256, "transfer": found.report.to_plain()}
             models.append({**analysis.to_plain(), "source": source})
-        return {"data": self.data.to_plain(), "models": models, "unfit": self.unfit}
+        return {"data": self.data.to_plain(), "models": models, "unfit": self.unfit, "skippedCases": self.skipped}
 
 
 def as_analysis(config: AnalysisConfig | TrainConfig) -> AnalysisConfig:
@@ -135,7 +141,9 @@ def prepare(
     """
     problems = ProblemList()
     role = "target" if isinstance(config, AnalysisConfig) else "training"
-    schedule = _schedule(config)
+    training = _training(config)
+    if isinstance(config, AnalysisConfig) and training is not None:
+        config = with_training_cases(config, training)
     config = as_analysis(config)
     device = torch.device("cpu")
     with problems.gather():
@@ -143,7 +151,7 @@ def prepare(
     models = FoundModels((), {})
     with problems.gather():
         models = _models(arguments, config, model)
-    plan = AnalysisPlan(arguments, config, role, models, [], device, schedule, list(config.source.notes))
+    plan = AnalysisPlan(arguments, config, role, models, [], device, training, list(config.source.notes))
     for found in models.usable:
         with problems.gather():
             _add(plan, found, problems)
@@ -165,23 +173,32 @@ def analyse(plan: AnalysisPlan) -> AnalysisResult:
             results, summary = _analyse_group(plan, group)
             analyses += zip(results, group.models, strict=True)
     assert summary is not None  # there is a group for every model, and at least one model
+    skipped: dict[str, str] = {}
+    for group in plan.groups:
+        skipped |= group.data.skipped | (group.source_data.skipped if group.source_data is not None else {})
     analyses.sort(key=lambda pair: pair[0].rank_key, reverse=True)
     return AnalysisResult(
         models=tuple(analysis for analysis, _ in analyses),
         found=tuple(found for _, found in analyses),
         unfit=plan.models.unfit,
         data=summary,
+        skipped=skipped,
     )
 
 
-def _schedule(config: AnalysisConfig | TrainConfig) -> Schedule:
-    """Of a train config; without one that of a train config that says nothing of it."""
-    if isinstance(config, AnalysisConfig):
-        if config.training is None:
-            return Schedule()
-        config = load_train_config(config.training)
-    rate = config.in_phase(0).optimizer.learning_rate
-    return Schedule(config.total_epochs, config.subepochs * config.segments_per_subepoch, rate)
+def _training(config: AnalysisConfig | TrainConfig) -> TrainConfig | None:
+    if isinstance(config, TrainConfig):
+        return config
+    return None if config.training is None else load_train_config(config.training)
+
+
+def _schedule(training: TrainConfig | None, architecture: Architecture) -> Schedule:
+    """Of a training of a model, for phases of a recipe depend on its depth; without one what is the default."""
+    if training is None:
+        return Schedule()
+    training = with_recipe(training, architecture)
+    rate = training.in_phase(0).optimizer.learning_rate
+    return Schedule(training.total_epochs, training.subepochs * training.segments_per_subepoch, rate)
 
 
 def _models(arguments: Arguments, config: AnalysisConfig, model: SavedModel | None) -> FoundModels:
@@ -226,7 +243,7 @@ def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
     if plan.config.has_source_data:
         preprocessing = plan.config.preprocessing
         source_data = read_data_set(plan.config.source_data, "source", preprocessing, needs, own, needs_labels=True)
-    plan.groups.append(Group([found], data, source_data))
+    plan.groups.append(Group([found], data, source_data, _schedule(plan.training, architecture)))
     if first_group:
         plan.notes += [*data.notes, *(source_data.notes if source_data else [])]
         if not own.problems and len({case.subject or case.name for case in data.cases}) < 2:
@@ -262,7 +279,7 @@ def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis
         device=plan.device,
         precision=config.execution.precision,
         memory=feature_memory(config),
-        schedule=plan.schedule,
+        schedule=group.schedule,
     )
     networks = len(group.models) + config.random_networks
     log.info("Features of %s at voxels of %s.", counted(networks, "network"), counted(len(group.data), "case"))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from deepmedic import devices
 from deepmedic.analysis.features import LOGITS, bytes_per_voxel
 from deepmedic.analysis.layer_importance import units_of
 from deepmedic.analysis.taps import all_layers, channels_of, hidden_layers
 from deepmedic.analysis.transferability import seconds_per_layer
+from deepmedic.arguments import Arguments
 from deepmedic.data.memory import bytes_as_text
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.locks import refuse_if_held
@@ -33,6 +36,8 @@ def analysis(plan: AnalysisPlan, *, finished: bool) -> int:
     """
     paths = SessionPaths(plan.config.folder_for_output, plan.config.session_name)
     refuse_if_held(paths.folder, f"{paths.session}.analysis")
+    if finished:
+        return _finished(paths.session, paths.analyses, plan.arguments)
     group, problems = plan.groups[0], ProblemList()
     found = DataFindings.of_model(group.models[0].candidate.start.config)
     skipped = read_all(group.data, problems, None, found)
@@ -42,7 +47,7 @@ def analysis(plan: AnalysisPlan, *, finished: bool) -> int:
     findings = {
         "session": paths.session,
         "output": str(paths.analyses),
-        "begins": _FINISHED if finished else "starts",
+        "begins": "starts",
         "models": {one.name: f"{one.path}: {one.report.summary()}" for one in plan.models.usable},
         "cannotBeTransferred": plan.models.unfit,
         "device": devices.describe(plan.device),
@@ -63,6 +68,9 @@ def rate_search(plan: RateFinderPlan, *, finished: bool) -> int:
     Raises:
         DeepMedicError: everything that is wrong, listed together.
     """
+    if finished:
+        refuse_if_held(plan.paths.folder, f"{plan.paths.session}.findLr")
+        return _finished(plan.paths.session, plan.paths.rates, plan.arguments)
     search, config = plan.search, plan.training.config
     grid = search.resolution if search.method != "ramp" else 0
     steps = max(config.segments_per_subepoch // config.batch_size, 1) * config.subepochs * search.epochs * grid
@@ -79,7 +87,7 @@ def rate_search(plan: RateFinderPlan, *, finished: bool) -> int:
     told = {
         "session": plan.paths.session,
         "output": str(plan.paths.rates),
-        "begins": _FINISHED if finished else "starts; the model stays as it is",
+        "begins": "starts; the model stays as it is",
         "rates": grid,
         "rampSteps": ramp,
     }
@@ -94,6 +102,8 @@ def layers(plan: LayerPlan, *, finished: bool) -> int:
     """
     inference, problems = plan.inference, ProblemList()
     refuse_if_held(inference.paths.folder, f"{inference.paths.session}.layers")
+    if finished:
+        return _finished(inference.paths.session, inference.paths.layers, inference.arguments)
     found = DataFindings.of_model(plan.model.config)
     skipped = read_all(inference.data, problems, None, found)
     problems.raise_if_any()
@@ -103,7 +113,7 @@ def layers(plan: LayerPlan, *, finished: bool) -> int:
     findings = {
         "session": inference.paths.session,
         "output": str(inference.paths.layers),
-        "begins": _FINISHED if finished else "starts",
+        "begins": "starts",
         "models": [str(one.path) for one in (*inference.models, plan.other) if one is not None],
         "device": devices.describe(inference.device),
         "cases": len(inference.data),
@@ -115,6 +125,12 @@ def layers(plan: LayerPlan, *, finished: bool) -> int:
     }
     check.report(findings, inference.arguments, data=found)
     return FINISHED_WITH_SKIPPED_CASES if skipped else 0
+
+
+def _finished(session: str, results: Path, arguments: Arguments) -> int:
+    """Tell of results that are there; as the run, which reads no voxel for them, it ends with 0."""
+    check.report({"session": session, "output": str(results), "begins": _FINISHED}, arguments)
+    return 0
 
 
 def _needs_of_layers(plan: LayerPlan, segmentations: int) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.plain import to_plain
 from deepmedic.config.reader import read_config
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import OutputHeldError, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, OutputHeldError, ResourceError
 from deepmedic.files import sha256_of, write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
@@ -60,21 +60,25 @@ def run(arguments: Arguments, config: AnalysisConfig | TrainConfig) -> int:
         for note in plan.notes:
             log.warning("%s", note)
         result = analyse(plan)
-        _write(plan, result, paths, request, config)
-    return 0
+        _write(plan, result, paths, request)
+    return FINISHED_WITH_SKIPPED_CASES if result.skipped else 0
 
 
 def request_digest(plan: AnalysisPlan) -> str:
-    """SHA-256 of what was asked for: models, config, what its listing files say, and the seed."""
+    """SHA-256 of what was asked for: models, config, what the files that it names say, schedules and the seed."""
     data = [plan.config.data, plan.config.source_data]
     listings = [
         path for one in data for path in (one.table, one.labels, one.roi_masks, one.subjects, *(one.channels or ()))
     ]
+    training = _training_file(plan)
     plain = {
         "models": [[found.name, found.sha256] for found in plan.models.usable],
         "config": to_plain(replace(plan.config, report=True)),
         "listings": [sha256_of(path) for path in listings if path is not None],
-        "training": None if plan.config.training is None else sha256_of(plan.config.training),
+        "target": None if plan.config.target_model is None else sha256_of(plan.config.target_model),
+        # All of the train config, for what the advice leaves as it is goes into the advised one.
+        "training": None if training is None else sha256_of(training),
+        "schedules": [asdict(group.schedule) for group in plan.groups],
         "images": [_identity(group.data.cases) for group in plan.groups],
         "seed": plan.seed,
     }
@@ -123,15 +127,17 @@ def forecast_of(
     }
 
 
-def _write(
-    plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, request: str, given: AnalysisConfig | TrainConfig
-) -> None:
+def _training_file(plan: AnalysisPlan) -> Path | None:
+    return None if plan.training is None else plan.training.source.path
+
+
+def _write(plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, request: str) -> None:
     """Write the results, the forecast, the JSON, by which a finished analysis is known, and the report."""
     folder, text = paths.analyses, result.to_text()
     log.info("%s", text)
     head = {"format": 1, "request": request, "seed": plan.seed, "program": versions.VERSION}
     plain = {**head, "notes": plan.notes, **result.to_plain()}
-    start, config = _write_advice(plan, result, folder, given)
+    start, config = _write_advice(plan, result, folder)
     write_text_atomically(folder / "analysis.txt", text)
     pictures = _draw(plain, folder)
     forecasts = forecasts_file(plan.config.folder_for_output)
@@ -149,9 +155,7 @@ def _write(
     log.info("or let short trainings look for its learning rate first:\n  deepmedic -findLr %s", config)
 
 
-def _write_advice(
-    plan: AnalysisPlan, result: AnalysisResult, folder: Path, given: AnalysisConfig | TrainConfig
-) -> tuple[Path, Path]:
+def _write_advice(plan: AnalysisPlan, result: AnalysisResult, folder: Path) -> tuple[Path, Path]:
     """Write the model that the best one leads to, and its train config."""
     analysis, found = result.models[0], result.found[0]
     advice, config = analysis.recommendation, found.candidate.start.config
@@ -161,7 +165,7 @@ def _write_advice(
     advised = advised_config.Advised(
         advice, config.architecture, f"{plan.config.session_name}Advised", start.absolute()
     )
-    training = given.source.path if isinstance(given, TrainConfig) else given.training
+    training = _training_file(plan)
     if training is not None:
         text = advised_config.from_train_config(read_config(training), advised)
     else:

@@ -50,8 +50,9 @@ def measure_distance(source: Source, compared: Compared, device: str) -> float |
         log.info("Distance of the data from those of %s, at voxels of %d cases.", source.name, len(group.data))
         with devices.session_numerics(plan.device, config.execution):
             found = domain_shift(group.models[0].candidate, group.data, settings).distance
-    except DeepMedicError as problem:
-        log.warning("The distance of the data from those of %s is not known: %s", source.name, problem)
+    except (DeepMedicError, RuntimeError, MemoryError, OSError) as problem:  # what is optional must not cost the tables
+        reason = str(problem) or type(problem).__name__
+        log.warning("The distance of the data from those of %s is not known: %s", source.name, reason)
         return None
     if found is None:
         log.warning("The distance of the data from those of %s is not known: it has no batch norm.", source.name)
