@@ -54,6 +54,10 @@ class CasesInMemory:
         names = [case.name if case else "unusable" for case in self.prepared]
         return [SimpleNamespace(name=name, subject=subject) for name, subject in zip(names, subjects, strict=True)]
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        return {"unusable": "unusable: its labels are missing."}
+
     def __len__(self) -> int:
         return len(self.prepared)
 

@@ -96,8 +96,8 @@ MEMORY = memory_of(results().prediction)
     [
         (None, 2),
         (Flow(writers=3, memory=100 * MEMORY), 4),
-        (Flow(writers=3, memory=3 * MEMORY), 3),
-        (Flow(writers=3, memory=MEMORY - 1), 2),
+        (Flow(writers=3, memory=6 * MEMORY), 3),
+        (Flow(writers=3, memory=2 * MEMORY - 1), 2),
     ],
 )
 def test_few_cases_wait_in_memory(files, monkeypatch, flow, in_memory) -> None:
