@@ -49,7 +49,8 @@ def set_up(browser: Browser, path: Path, **window: int | bool) -> None:
     browser.open(path, **window)  # type: ignore[arg-type]
     browser.wait(LOADED.format(0))
     painted_after(browser, set_value("#opacity", "0"))
-    browser.run("document.getElementById('crosshair').click()")
+    # Each step is waited for, or a later one could take the paint of an earlier one for its own.
+    painted_after(browser, "document.getElementById('crosshair').click()")
     painted_after(browser, "window.dispatchEvent(new Event('resize'))")
 
 
