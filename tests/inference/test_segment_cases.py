@@ -558,7 +558,6 @@ def test_a_case_that_finds_no_memory_is_read_again_alone(make_net, make_data, mo
     assert summary.computed == [f"pred_case{number}" for number in range(4)]
 
 
-@pytest.mark.skipif(not gzip_codecs.is_fast(), reason="needs the optional package isal")
 @pytest.mark.parametrize("fast_first", [True, False])
 def test_results_are_kept_whichever_library_packed_them(make_net, make_data, folder, monkeypatch, fast_first) -> None:
     """Files of probabilities hold other bytes with ISA-L; a result is known by the bytes that were written."""

@@ -491,7 +491,8 @@ def test_logs_may_be_deleted_during_training(study, run, monkeypatch):
 
 
 def test_tensorboard_events_agree_with_the_history_after_a_resume(study, run, signal_at_step, monkeypatch):
-    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.backend.event_processing import event_accumulator  # slow to import
+
     command = ["-newModel", study.folder / "model.cfg", "-train", study.train(tensorboard_log=True)]
     with monkeypatch.context():
         signal_at_step(signal.SIGTERM, 4)
