@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,22 @@ from study import Study
 
 from deepmedic import cli
 from deepmedic.logs import init_logging
+from deepmedic.training.trainer import Trainer
+
+
+@contextmanager
+def signal_at(step: int, number: int = signal.SIGTERM) -> Iterator[None]:
+    """Let the process get a signal whenever a training makes this step, counted from 0 over all epochs."""
+    original = Trainer._step
+
+    def interrupted(self: Trainer, *arguments: Any) -> None:
+        if self.state.position.step == step:
+            os.kill(os.getpid(), number)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "_step", interrupted)
+        yield
 
 
 @contextmanager

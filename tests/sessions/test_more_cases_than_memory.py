@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 
 import numpy as np
 import pytest
 import torch
 from study import Study
-from study_fixtures import quick
+from study_fixtures import quick, signal_at
 
 from deepmedic import cli
 from deepmedic.data.dataset import DataSet
@@ -122,16 +120,8 @@ def test_memory_and_workers_make_no_difference(many, run, words, all_resident, w
 
 
 @pytest.mark.parametrize("step", [2, 5])
-def test_interrupted_it_goes_on_with_another_budget(many, run, words, all_resident, monkeypatch, step):
-    original = Trainer._step
-
-    def interrupted(self, *arguments):
-        if self.state.position.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+def test_interrupted_it_goes_on_with_another_budget(many, run, words, all_resident, step):
+    with signal_at(step):
         assert run(*words(TIGHT, 2)).code == 143
     outcome = run(*words(ROOMY, 1))
     assert outcome.code == 0

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import signal
 from copy import deepcopy
 from typing import Any, ClassVar
 
 import pytest
 import torch
+from study_fixtures import signal_at
 
 from deepmedic import checkpoints, cli
 from deepmedic.model import parameters
@@ -236,17 +235,9 @@ class TestBestOfAPhase:
         assert self.files(study) == {"": 7, "best": 3, "final": 7}
 
     @pytest.mark.parametrize("step", [4, 8, 11])
-    def test_interrupted_it_ends_the_same_to_the_bit(self, study, train, monkeypatch, step):
+    def test_interrupted_it_ends_the_same_to_the_bit(self, study, train, step):
         whole = train(folderForOutput="whole", **self.KEYS)
-        original = Trainer._step
-
-        def interrupted(self, *arguments):
-            if self.state.position.step == step:
-                os.kill(os.getpid(), signal.SIGTERM)
-            return original(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_step", interrupted)
+        with signal_at(step):
             train(code=143, **self.KEYS)
         resumed = train(**self.KEYS)
         for part in ("parameters", "rolling_rows"):
@@ -346,7 +337,7 @@ def test_check_prints_the_phases(study, run, command):
 
 
 @pytest.mark.parametrize("step", [0, 3, 4, 5])
-def test_interrupted_session_ends_the_same_to_the_bit(study, train, monkeypatch, step):
+def test_interrupted_session_ends_the_same_to_the_bit(study, train, step):
     keys = {
         "phase": [
             {**A, "earlyStoppingPatience": 1, "earlyStoppingRestoreBest": True},
@@ -356,15 +347,7 @@ def test_interrupted_session_ends_the_same_to_the_bit(study, train, monkeypatch,
         **ON_SAMPLES,
     }
     whole = train(folderForOutput="whole", **keys)
-    original = Trainer._step
-
-    def interrupted(self, *arguments):
-        if self.state.position.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+    with signal_at(step):
         train(code=143, **keys)
     resumed = train(**keys)
     for part in ("parameters", "rolling_rows", "start_parameters"):

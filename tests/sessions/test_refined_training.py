@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import signal
-
 import numpy as np
 import pytest
 import torch
+from study_fixtures import signal_at
 
 from deepmedic import checkpoints
 from deepmedic.model import parameters
@@ -319,18 +317,10 @@ class TestEarlyStopping:
 
 
 @pytest.mark.parametrize("step", [0, 2, 5])
-def test_interrupted_session_with_everything_on_ends_the_same_to_the_bit(study, train, monkeypatch, step):
+def test_interrupted_session_with_everything_on_ends_the_same_to_the_bit(study, train, step):
     keys = {**ALL, **ON_SAMPLES, "numberOfEpochs": 4}
     whole = train(folderForOutput="whole", **keys)
-    original = Trainer._step
-
-    def interrupted(self, *arguments):
-        if self.state.position.step == step:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(self, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", interrupted)
+    with signal_at(step):
         train(code=143, **keys)
     resumed = train(**keys)
     for part in ("parameters", "rolling_rows", "start_parameters"):

@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from study_fixtures import signal_at
 
 from deepmedic.config.load import load_train_config
 from deepmedic.config.plain import to_plain
@@ -27,23 +28,6 @@ QUICK = {"numberOfSubepochs": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 4}
 
 def same_tensors(one, other) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-@pytest.fixture
-def signal_at_step(monkeypatch):
-    """Let the process get a signal while it makes a certain training step."""
-
-    def send(number, step) -> None:
-        original = Trainer._step
-
-        def interrupted(self, *arguments):
-            if self.state.position.step == step:
-                os.kill(os.getpid(), number)
-            return original(self, *arguments)
-
-        monkeypatch.setattr(Trainer, "_step", interrupted)
-
-    return send
 
 
 class TestWhatIsWritten:
@@ -299,9 +283,9 @@ class TestSharedImages:
 class TestSignals:
     @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
     @pytest.mark.parametrize("step", [0, 3])
-    def test_state_is_saved_at_the_next_step(self, study, run, signal_at_step, number, code, step):
-        signal_at_step(number, step)
-        outcome = run("-newModel", study.folder / "model.cfg", "-train", study.train())
+    def test_state_is_saved_at_the_next_step(self, study, run, number, code, step):
+        with signal_at(step, number):
+            outcome = run("-newModel", study.folder / "model.cfg", "-train", study.train())
         assert outcome.code == code
         assert "the state is saved. Repeat the same command to go on where it stopped" in outcome.err
         assert study.trained()["position"]["step"] == step + 1
@@ -330,13 +314,11 @@ class TestSignals:
 
 class TestChangedSettings:
     @pytest.fixture(autouse=True)
-    def interrupted(self, study, run, signal_at_step, monkeypatch):
+    def interrupted(self, study, run):
         """A session that was interrupted after the first of the two steps of its second subepoch."""
-        with monkeypatch.context():
-            signal_at_step(signal.SIGTERM, 2)
-            self.command = ["-newModel", study.folder / "model.cfg", "-train"]
+        self.command = ["-newModel", study.folder / "model.cfg", "-train"]
+        with signal_at(2):
             assert run(*self.command, study.train()).code == 143
-        monkeypatch.undo()
         position = study.trained()["position"]
         assert (position["subepoch"], position["batch"], position["step"]) == (1, 1, 3)
 
@@ -439,12 +421,10 @@ class TestDivergence:
         assert study.trained()["position"]["step"] == 0
 
 
-def test_damaged_newest_checkpoint_is_passed_over(study, run, signal_at_step, monkeypatch):
+def test_damaged_newest_checkpoint_is_passed_over(study, run):
     command = ["-newModel", study.folder / "model.cfg", "-train", study.train(numberOfEpochs=3, **QUICK)]
-    with monkeypatch.context():
-        signal_at_step(signal.SIGTERM, 2)
+    with signal_at(2):
         assert run(*command).code == 143
-    monkeypatch.undo()
     earlier, newest = study.saved()[-2:]
     newest.write_bytes(newest.read_bytes()[:-200])  # the undated name is a link to it
     outcome = run(*command)
@@ -490,14 +470,12 @@ def test_logs_may_be_deleted_during_training(study, run, monkeypatch):
     assert "\n0,0,training,all" in study.metrics
 
 
-def test_tensorboard_events_agree_with_the_history_after_a_resume(study, run, signal_at_step, monkeypatch):
+def test_tensorboard_events_agree_with_the_history_after_a_resume(study, run):
     from tensorboard.backend.event_processing import event_accumulator  # slow to import
 
     command = ["-newModel", study.folder / "model.cfg", "-train", study.train(tensorboard_log=True)]
-    with monkeypatch.context():
-        signal_at_step(signal.SIGTERM, 4)
+    with signal_at(4):
         assert run(*command).code == 143
-    monkeypatch.undo()
     assert run(*command).code == 0
     events = event_accumulator.EventAccumulator(str(study.out / "tensorboard" / "first" / "train"))
     events.Reload()
