@@ -40,6 +40,10 @@ class _Layer:
     channels_out: int
     kernel_voxels: int
 
+    @property
+    def multiplications(self) -> np.ndarray:
+        return self.voxels_out * (self.channels_out * self.channels_in * self.kernel_voxels)
+
 
 def forward_cost(architecture: Architecture, segment: Sizes) -> ForwardCost:
     """Estimate a forward pass for segments of the normal pathway.
@@ -56,7 +60,7 @@ def forward_cost(architecture: Architecture, segment: Sizes) -> ForwardCost:
     multiplications = held = largest = np.zeros((), np.int64)
     for layer in _all_layers(architecture, segment, predicted):
         entering, leaving = layer.voxels_in * layer.channels_in, layer.voxels_out * layer.channels_out
-        multiplications = multiplications + leaving * layer.channels_in * layer.kernel_voxels
+        multiplications = multiplications + layer.multiplications
         held = np.maximum(held, 2 * entering + leaving + waiting)
         largest = np.maximum(largest, np.maximum(entering, leaving))
     return ForwardCost(multiplications, held * _FLOAT_BYTES, largest)
@@ -65,10 +69,7 @@ def forward_cost(architecture: Architecture, segment: Sizes) -> ForwardCost:
 def parallel_multiplications(architecture: Architecture, segment: Sizes) -> np.ndarray:
     """What the parallel pathways take of a forward pass for segments of the normal pathway; broadcasts."""
     layers = _parallel_layers(architecture, segment, _after(architecture.normal, segment))
-    return sum(
-        (layer.voxels_out * (layer.channels_out * layer.channels_in * layer.kernel_voxels) for layer in layers),
-        start=np.zeros((), np.int64),
-    )
+    return sum((layer.multiplications for layer in layers), start=np.zeros((), np.int64))
 
 
 def _all_layers(architecture: Architecture, segment: Sizes, predicted: Sizes) -> Iterator[_Layer]:

@@ -76,11 +76,6 @@ def slab_tiles(architecture: Architecture, volume: Size3, memory: int, roi: torc
     return () if best is None else _tilings(architecture, best)
 
 
-def multiplications(architecture: Architecture, tilings: tuple[Tiling, ...]) -> int:
-    """What the forward passes of all tiles take."""
-    return sum(len(tiling) * int(forward_cost(architecture, tiling.segment).multiplications) for tiling in tilings)
-
-
 def _thicknesses(multiple: int) -> list[int]:
     smallest = -(-_THICKNESS // multiple) * multiple
     return [count * smallest for count in range(1, _MOST_MULTIPLES + 1)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.inference.auto_tiling import auto_tiles, common_multiples, padded_context
 from deepmedic.inference.forward_cost import forward_cost
-from deepmedic.inference.slab_tiling import multiplications, slab_tiles
+from deepmedic.inference.slab_tiling import slab_tiles
 from deepmedic.inference.tiling import Tiling
 
 PLENTY = 2**40
@@ -41,6 +41,11 @@ def written(tilings: tuple[Tiling, ...], volume) -> torch.Tensor:
         for box, _ in tiling.written_boxes(0, len(tiling)):
             covered[box] = True
     return covered
+
+
+def multiplications(net: Architecture, tilings: tuple[Tiling, ...]) -> int:
+    """What the forward passes of all tiles take."""
+    return sum(len(tiling) * int(forward_cost(net, tiling.segment).multiplications) for tiling in tilings)
 
 
 @settings(max_examples=40, deadline=None)
