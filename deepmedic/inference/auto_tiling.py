@@ -19,9 +19,7 @@ from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.errors import ResourceError
 from deepmedic.inference.forward_cost import forward_cost
-from deepmedic.inference.tiling import Tiling, boxes_touching, margin_before
-
-Range = tuple[int, int]
+from deepmedic.inference.tiling import Range, Tiling, bounding_box, boxes_touching, margin_before
 
 _MOST_TILES_PER_AXIS = 24  # more of them are almost all halo
 _MOST_COUNTED = 500  # layouts whose tiles outside the ROI are counted, the most promising ones first
@@ -65,7 +63,10 @@ def auto_tiles(architecture: Architecture, volume: Size3, memory: int, roi: torc
     """
     margins = architecture.margins(volume)
     predicted = [(before, size - after) for size, (before, after) in zip(volume, margins, strict=True)]
-    needed = _bounding_box(roi, predicted)
+    needed: list[Range] | None = predicted
+    if roi is not None:
+        (x0, x1), (y0, y1), (z0, z1) = predicted
+        needed = bounding_box(roi[x0:x1, y0:y1, z0:z1], (x0, y0, z0))
     if needed is None:
         nothing = torch.empty([0, 3], dtype=torch.int64)
         return Tiling(volume, nothing, nothing, nothing, margin_before(architecture, volume))
@@ -111,23 +112,6 @@ def axis_layouts(axis: _Axis) -> list[_AxisLayout]:
             written = tuple(_written(axis, length, start) for start in starts)
             shortest[len(starts)] = _AxisLayout(length, starts, written)
     return list(shortest.values())
-
-
-def _bounding_box(roi: torch.Tensor | None, predicted: list[Range]) -> list[Range] | None:
-    """Per axis the part of the ROI's bounding box that can be predicted; None if there is none."""
-    if roi is None:
-        return predicted
-    (x0, x1), (y0, y1), (z0, z1) = predicted
-    inside = roi[x0:x1, y0:y1, z0:z1]
-    box = []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        found = torch.nonzero(inside.any(dim=others[1]).any(dim=others[0]))
-        if not len(found):
-            return None
-        first = predicted[axis][0]
-        box.append((first + int(found[0]), first + int(found[-1]) + 1))
-    return box
 
 
 def _axis_starts(axis: _Axis, length: int) -> tuple[int, ...]:

@@ -7,11 +7,12 @@ stay in a processor's cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import product
 
 import torch
 
-from deepmedic.inference.tiling import Box, Tiling
+from deepmedic.inference.tiling import Box, Range, Tiling, bounding_box
 from deepmedic.model.parts import Cuboid, between
 
 _STEP = 16  # voxels: boxes are about this thick along the two shorter axes of a tile
@@ -26,20 +27,17 @@ def roi_boxes(roi: torch.Tensor) -> list[Cuboid]:
     Args:
         roi: bool [x, y, z] on the CPU: what is to be predicted of a tile.
     """
-    whole = _bounding_box(roi)
+    whole = bounding_box(roi)
     if whole is None:
         return []
-    uncut = max(range(3), key=lambda axis: whole.size[axis])
-    ranges = [
-        [(first, first + length)] if axis == uncut else list(_cuts(first, length))
-        for axis, (first, length) in enumerate(zip(whole.start, whole.size, strict=True))
-    ]
+    uncut = max(range(3), key=lambda axis: whole[axis][1] - whole[axis][0])
+    ranges = [[ends] if axis == uncut else list(_cuts(*ends)) for axis, ends in enumerate(whole)]
     boxes = []
-    for corner in torch.cartesian_prod(*(torch.arange(len(parts)) for parts in ranges)).tolist():
-        low, high = zip(*(parts[index] for parts, index in zip(ranges, corner, strict=True)), strict=True)
-        inside = _bounding_box(roi[tuple(slice(*ends) for ends in zip(low, high, strict=True))], low)
+    for part in product(*ranges):
+        corner = [first for first, _ in part]
+        inside = bounding_box(roi[tuple(slice(*ends) for ends in part)], corner)
         if inside is not None:
-            boxes.append(inside)
+            boxes.append(between(*zip(*inside, strict=True)))
     return boxes
 
 
@@ -66,19 +64,8 @@ def boxes_of_tile(tile: Tiling, roi: torch.Tensor | None) -> list[tuple[Cuboid, 
     return found
 
 
-def _cuts(first: int, length: int) -> Iterator[tuple[int, int]]:
+def _cuts(first: int, end: int) -> Iterator[Range]:
+    length = end - first
     parts = max(1, round(length / _STEP))
     for part in range(parts):
         yield first + length * part // parts, first + length * (part + 1) // parts
-
-
-def _bounding_box(mask: torch.Tensor, origin: Sequence[int] = (0, 0, 0)) -> Cuboid | None:
-    """The smallest box that holds all true voxels, counted from `origin`; None if there are none."""
-    plane = mask.any(dim=2)
-    lines = (plane.any(dim=1), plane.any(dim=0), mask.any(dim=0).any(dim=0))
-    found = [line.nonzero() for line in lines]
-    if not len(found[0]):
-        return None
-    lower = [zero + int(where[0]) for zero, where in zip(origin, found, strict=True)]
-    upper = [zero + int(where[-1]) + 1 for zero, where in zip(origin, found, strict=True)]
-    return between(lower, upper)

@@ -15,9 +15,9 @@ import torch
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
-from deepmedic.inference.auto_tiling import Range, common_multiples, padded_context
+from deepmedic.inference.auto_tiling import common_multiples, padded_context
 from deepmedic.inference.forward_cost import forward_cost, parallel_multiplications
-from deepmedic.inference.tiling import Tiling, margin_before
+from deepmedic.inference.tiling import Range, Tiling, margin_before
 
 _THICKNESS = 16  # voxels: slabs are this thick or a multiple of it, rounded up to where they may begin
 _MOST_MULTIPLES = 6

@@ -16,6 +16,8 @@ from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 
 Box = tuple[slice, slice, slice]
+Range = tuple[int, int]
+"""First voxel along an axis, and one past the last."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,21 @@ def filled_count(tiles: int, batch_size: int) -> int:
     return -(-tiles // batch_size) * batch_size
 
 
-def boxes_touching(mask: torch.Tensor, ranges: Sequence[Sequence[tuple[int, int]]]) -> torch.Tensor:
+def bounding_box(mask: torch.Tensor, origin: Sequence[int] = (0, 0, 0)) -> list[Range] | None:
+    """Return per axis the extent of all true voxels of a mask; None if there are none.
+
+    Args:
+        mask: bool [x, y, z] on any device.
+        origin: what its first voxel is called.
+    """
+    plane = mask.any(dim=2)
+    occupied = [torch.nonzero(line) for line in (plane.any(dim=1), plane.any(dim=0), mask.any(dim=0).any(dim=0))]
+    if not len(occupied[0]):
+        return None
+    return [(zero + int(found[0]), zero + int(found[-1]) + 1) for zero, found in zip(origin, occupied, strict=True)]
+
+
+def boxes_touching(mask: torch.Tensor, ranges: Sequence[Sequence[Range]]) -> torch.Tensor:
     """Tell which boxes of a grid hold any true voxel of `mask`.
 
     Args:
