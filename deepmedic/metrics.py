@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from deepmedic.words import classes_by_number
+
 WHOLE_FOREGROUND = "whole foreground"
 """The name of all classes but the background as one."""
 
@@ -251,7 +253,7 @@ def scored_classes(
         class_names: one per class, the background included; None: "class 1", ...
         regions: classes that are merged, by name.
     """
-    names = class_names or [f"class {index}" for index in range(classes)]
+    names = class_names or classes_by_number(classes)
     foreground = Scored(class_index=0, class_name=WHOLE_FOREGROUND, classes=tuple(range(1, classes)))
     single = [Scored(class_index=index, class_name=names[index], classes=(index,)) for index in range(1, classes)]
     merged = [

@@ -24,6 +24,7 @@ from deepmedic.metrics import (
     metrics_rows,
     scored_classes,
 )
+from deepmedic.words import classes_by_number
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ def mean_dices(evaluations: Sequence[CaseEvaluation]) -> ThreeDices | None:
 
 def described(dices: ThreeDices, class_names: Sequence[str] | None) -> str:
     """The Dice of each class but the background, of the segmentation as it is saved (within the ROI), in words."""
-    names = class_names or [f"class {label}" for label in range(len(dices.dice2))]
+    names = class_names or classes_by_number(len(dices.dice2))
     return ", ".join(f"{name} {format_ratio(dice)}" for name, dice in list(zip(names, dices.dice2, strict=True))[1:])
 
 
