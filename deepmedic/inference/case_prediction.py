@@ -24,12 +24,11 @@ from deepmedic.inference.averaging import MeanPrediction, entropy
 from deepmedic.inference.execution import InferenceSettings, is_out_of_memory, numerical_precision, tile_memory
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.postprocessing import without_small_components
-from deepmedic.inference.predictor import Prediction, Progress, predict_volume
+from deepmedic.inference.predictor import Prediction, Progress, classes_of_voxels, predict_volume
 from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
 
-_NARROW_CLASSES = 256
 _VOLUMES_AT_ONCE = 7
 """Probabilities of a whole case that are in memory at once: what was averaged so far (with squares for a variance), one
 prediction and its mirror image, and what comes of adding it."""
@@ -129,8 +128,7 @@ def _decided(
     uncertainty: dict[UncertaintyKind, torch.Tensor] = {} if variance is None else {"variance": variance}
     if "entropy" in chosen.uncertainty:
         uncertainty["entropy"] = entropy(probabilities)
-    everywhere = probabilities.argmax(dim=0).to(torch.uint8 if len(probabilities) <= _NARROW_CLASSES else torch.int32)
-    probabilities, everywhere = probabilities.cpu(), everywhere.cpu()
+    everywhere, probabilities = classes_of_voxels(probabilities).cpu(), probabilities.cpu()
     uncertainty = {kind: values.cpu() for kind, values in uncertainty.items()}
     segmentation = everywhere if roi is None else everywhere * roi
     everywhere = segmentation if only_in_roi else everywhere

@@ -248,15 +248,14 @@ class _Stitched:
     def __init__(
         self, net: DeepMedicNet, volume: Size3, wanted: FeatureRanges, attempt: Attempt, settings: InferenceSettings
     ) -> None:
-        self.classes = net.architecture.classes
-        device = attempt.stitch_on
+        classes, device = net.architecture.classes, attempt.stitch_on
         self.blended, blending = None, settings.blending
         self.only_in_roi = settings.tiling == "auto"
         if blending is None:
-            self.probabilities = torch.zeros((self.classes, *volume), device=device)
+            self.probabilities = torch.zeros((classes, *volume), device=device)
         else:
             weights = importance(net.architecture.output_size(attempt.tilings[0].segment), blending.sigma)
-            self.blended = BlendedVolume(self.classes, volume, weights, device)
+            self.blended = BlendedVolume(classes, volume, weights, device)
         self.feature_maps = {
             (pathway, layer): torch.zeros((end - first, *volume), device=device)
             for pathway, layers in wanted.items()
@@ -285,7 +284,7 @@ class _Stitched:
             self.probabilities = self.blended.mean()
         inside = (slice(None), *prepared.unpadded)
         probabilities = self.probabilities[inside]
-        everywhere = most_probable(probabilities, dim=0).to(torch.uint8 if self.classes <= 256 else torch.int32)
+        everywhere = classes_of_voxels(probabilities)
         segmentation = everywhere
         if prepared.roi is not None and not raw:
             mask = prepared.roi[prepared.unpadded].to(probabilities.device)
@@ -295,6 +294,15 @@ class _Stitched:
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
         probabilities = probabilities.contiguous() if raw else probabilities.contiguous().cpu()
         return Prediction(probabilities, segmentation.cpu(), everywhere.cpu(), maps)
+
+
+def classes_of_voxels(probabilities: torch.Tensor) -> torch.Tensor:
+    """The most probable class of each voxel, uint8 (int32 above 256 classes) [x, y, z].
+
+    Args:
+        probabilities: [class, x, y, z].
+    """
+    return most_probable(probabilities, dim=0).to(torch.uint8 if len(probabilities) <= 256 else torch.int32)
 
 
 @contextmanager
