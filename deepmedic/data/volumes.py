@@ -43,11 +43,6 @@ class LoadedCase:
     native_roi: np.ndarray | None = None
     """The ROI before resampling."""
 
-    @property
-    def roi_is_empty(self) -> bool:
-        """The case has an ROI mask, and no voxel is in it."""
-        return self.roi is not None and not self.roi.any()
-
 
 def load_case(case: Case, headers: CaseHeaders, preprocessing: PreprocessingConfig, classes: int) -> LoadedCase:
     """Read and check all voxels of one case.

@@ -60,7 +60,7 @@ def test_a_case_is_brought_together(case: Case) -> None:
     np.testing.assert_array_equal(loaded.roi, COUNTING > 20)
     np.testing.assert_array_equal(loaded.weight_maps, [COUNTING / 2, np.zeros(SHAPE)])
     assert (loaded.channels.dtype, loaded.labels.dtype, loaded.roi.dtype) == (np.float32, np.uint8, np.bool_)
-    assert (loaded.notes, loaded.roi_is_empty) == ([], False)
+    assert (loaded.notes, loaded.roi.any()) == ([], True)
     assert loaded.header.path.name == "t2.nii.gz"
     assert all(array.flags.c_contiguous for array in (loaded.channels, loaded.labels, loaded.roi))
 
@@ -168,9 +168,10 @@ def test_labels_are_checked_even_when_input_checks_are_off(case: Case) -> None:
 def test_empty_masks_and_weights_are_flagged(tmp_path: Path, case: Case) -> None:
     nothing = save(tmp_path / "nothing.nii", np.zeros(SHAPE, "u1"))
     loaded = load(replace(case, roi=nothing))
-    assert loaded.roi_is_empty
+    assert loaded.roi is not None
+    assert not loaded.roi.any()
     assert loaded.notes == ["ROI mask: the mask is empty: no voxel of this case is in the region of interest"]
     assert load(replace(case, labels=nothing)).notes == ["the ROI holds no voxel of a foreground class"]
     with pytest.raises(DataError, match="case p1: all weight maps are zero everywhere"):
         load(replace(case, weight_maps=(nothing, None)))
-    assert not load(replace(case, roi=None)).roi_is_empty
+    assert load(replace(case, roi=None)).roi is None
