@@ -72,20 +72,14 @@ class DataSet:
         Raises:
             DataError: its voxels cannot be used; names case, channel and file.
         """
-        return self.load_each(index, [self.needs])[0]
-
-    def load_each(self, index: int, needs: Sequence[CaseNeeds]) -> list[PreparedCase]:
-        """Read one case once, and prepare it for each of several networks; those with equal needs share it.
-
-        Raises:
-            DataError: as `load`.
-        """
-        prepared = self.read_each(index, needs)
+        (prepared,) = self.read_each(index)
         self.tell(index)
         return prepared
 
     def read_each(self, index: int, needs: Sequence[CaseNeeds] = ()) -> list[PreparedCase]:
-        """As `load_each`, but what a user should know is left to `tell`; without needs for those of this data set.
+        """Read one case once, and prepare it for each of several networks; those with equal needs share it.
+
+        What a user should know is left to `tell`. Without needs the case is prepared as the data set is set up.
 
         Raises:
             DataError: as `load`.
