@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -22,6 +24,11 @@ def to_plain(config: Any) -> dict[str, Any]:
     is left out. The order is that of the declarations, so equal settings give equal JSON.
     """
     return dict(_settings(config, {}))
+
+
+def digest_of_plain(values: Any) -> str:
+    """SHA-256 of plain values, whatever the order of keys; what JSON does not know counts by its text."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def settings_changed(

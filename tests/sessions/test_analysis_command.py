@@ -359,7 +359,7 @@ class TestRepetition:
     def test_results_of_another_analysis_are_kept_unless_told_otherwise(self, analyse) -> None:
         first = analyse()
         outcome = analyse("-seed", 3, expected=8)
-        assert "holds the results of another analysis" in outcome.err
+        assert "holds the results of another request" in outcome.err
         assert "add -overwrite to replace them" in outcome.err
         again = analyse("-seed", 3, "-overwrite")
         assert again["models"] != first["models"]
@@ -372,7 +372,7 @@ class TestRepetition:
             taught.train(**changes)
             outcome = run(*command)
             assert outcome.code == 8
-            assert "holds the results of another analysis" in outcome.err
+            assert "holds the results of another request" in outcome.err
         assert run(*command, "-overwrite").code == 0
         assert advice(found(taught, "first"))["phases"][0]["learningRate"] == 0.5
 

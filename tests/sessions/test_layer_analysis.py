@@ -111,7 +111,7 @@ def test_two_models_are_compared_and_a_repeated_analysis_is_the_same(study, run,
     assert digests(results(study)) == files
     refused = run(*command[:-1])
     assert refused.code == 8
-    assert "holds results of another request" in refused.err
+    assert "holds the results of another request" in refused.err
 
 
 def test_a_case_that_cannot_be_read_is_left_out_where_that_is_allowed(study, run, source) -> None:

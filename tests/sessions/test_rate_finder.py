@@ -88,7 +88,7 @@ class TestResults:
         assert {path.name: digest(path) for path in results(study).iterdir()} == files
         other = run(*command, "-seed", 1)
         assert other.code == 8, other.err
-        assert "holds results of another request (other model, cases, settings or seed)" in other.err
+        assert "holds the results of another request (other models, cases, settings or seed)" in other.err
 
     def test_a_rate_that_diverges_is_recorded_and_the_next_starts_from_the_same_weights(
         self, study, run, monkeypatch

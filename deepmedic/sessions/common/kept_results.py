@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from deepmedic.errors import OutputHeldError
-
-
-def digest_of_request(plain: Mapping[str, Any]) -> str:
-    """SHA-256 of what was asked for, as plain values."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def refuse_other_results(folder: Path, results: Path, request: str, *, overwrite: bool) -> bool:
@@ -22,7 +14,7 @@ def refuse_other_results(folder: Path, results: Path, request: str, *, overwrite
     Args:
         folder: of all results, for the message.
         results: the JSON file that is written last, with the digest under "request".
-        request: of `digest_of_request`.
+        request: digest of what is asked for.
         overwrite: replace what is there, whatever it is.
 
     Raises:
@@ -37,6 +29,6 @@ def refuse_other_results(folder: Path, results: Path, request: str, *, overwrite
     if known == request:
         return True
     raise OutputHeldError(
-        f"{folder}: holds results of another request (other model, cases, settings or seed). Choose another "
-        "sessionName, or add -overwrite to replace them."
+        f"{folder}: holds the results of another request (other models, cases, settings or seed). Choose another "
+        "sessionName or folderForOutput, or add -overwrite to replace them."
     )

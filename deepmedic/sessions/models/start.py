@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import torch
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.optimisation import FreezeConfig
+from deepmedic.config.plain import digest_of_plain
 from deepmedic.errors import CommandLineError, ModelError
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
@@ -113,13 +112,10 @@ def origin_of_new(point: StartPoint, seed: int, reset: bool) -> dict[str, Any]:
         names = [config.channel_names, config.class_names]  # by which channels and classes are matched
         choices = [config.new_channels, config.transfer_classes, config.class_frequencies]
         origin["named"] += f" pretrained from {pretraining.source}"
-        origin["request"] = _digest({**plain, "pretrained": [pretraining.digest(by_path=True), *names, *choices]})
+        by_path = {**plain, "pretrained": [pretraining.digest(by_path=True), *names, *choices]}
+        origin["request"] = digest_of_plain(by_path)
         plain["pretrained"] = [pretraining.digest(), *names, *choices]
-    return {**origin, "sha256": _digest(plain)}
-
-
-def _digest(plain: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return {**origin, "sha256": digest_of_plain(plain)}
 
 
 def origin_of_saved(path: Path, sha256: str, reset: bool) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from deepmedic import devices, versions
 from deepmedic.arguments import Arguments
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.plain import digest_of_plain
 from deepmedic.config.rate_search import RateSearchConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, CommandLineError, ConfigError, ResourceError
@@ -25,7 +26,7 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.canvas import drawing
 from deepmedic.plots.learning_rates import draw_learning_rates
-from deepmedic.sessions.common.kept_results import digest_of_request, refuse_other_results
+from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.training import training_plan
@@ -64,7 +65,7 @@ class RateFinderPlan:
         """What was asked for, in short."""
         beginning = self.training.beginning
         settings = self.training.request.settings(beginning.model)
-        return digest_of_request({"settings": settings, "origin": beginning.state.origin, "program": versions.VERSION})
+        return digest_of_plain({"settings": settings, "origin": beginning.state.origin, "program": versions.VERSION})
 
 
 @dataclass(frozen=True)

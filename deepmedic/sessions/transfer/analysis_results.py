@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -15,15 +13,16 @@ from deepmedic.analysis.forecasts import append_forecast, forecasts_file
 from deepmedic.analysis.model_analysis import ModelAnalysis
 from deepmedic.arguments import Arguments
 from deepmedic.config.analysis import AnalysisConfig
-from deepmedic.config.plain import to_plain
+from deepmedic.config.plain import digest_of_plain, to_plain
 from deepmedic.config.reader import read_config
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, OutputHeldError, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ResourceError
 from deepmedic.files import sha256_of, write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.analysis import draw_analysis
 from deepmedic.plots.canvas import drawing
+from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.transfer import advised_config, analysis_check
@@ -33,6 +32,8 @@ from deepmedic.sessions.transfer.pair_identity import architecture_digest, image
 
 log = logging.getLogger(__name__)
 
+_LAST = "analysis.json"
+"""The file by which a finished analysis is known."""
 FORECAST_OF = (
     "mean foreground Dice on whole volumes of other subjects: of training that starts from the transferred weights, "
     "less that of training from random weights, with equal cases, seeds and schedules"
@@ -82,7 +83,7 @@ def request_digest(plan: AnalysisPlan) -> str:
         "images": [_identity(group.data.cases) for group in plan.groups],
         "seed": plan.seed,
     }
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
+    return digest_of_plain(plain)
 
 
 def forecast_of(
@@ -91,7 +92,6 @@ def forecast_of(
     """What is foretold of one model, with what it was foretold from."""
     advice = analysis.recommendation
     deepest = analysis.layers[-1]
-    config = json.dumps(to_plain(plan.config), sort_keys=True, default=str)
     return {
         "date": datetime.now().astimezone().isoformat(timespec="seconds"),
         "program": versions.VERSION,
@@ -107,7 +107,7 @@ def forecast_of(
             "cases": list(result.data.cases),
             "subjects": result.data.subjects,
         },
-        "config": {"session": plan.config.session_name, "sha256": hashlib.sha256(config.encode()).hexdigest()},
+        "config": {"session": plan.config.session_name, "sha256": digest_of_plain(to_plain(plan.config))},
         "seed": plan.seed,
         "prediction": {
             "of": FORECAST_OF,
@@ -144,8 +144,8 @@ def _write(plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, requ
     with session_lock(plan.config.folder_for_output, "forecasts"):
         for analysis, found in zip(result.models, result.found, strict=True):
             append_forecast(forecasts, forecast_of(plan, result, analysis, found))
-    write_json_atomically(folder / "analysis.json", plain)
-    log.info("Text: %s, JSON: %s", folder / "analysis.txt", folder / "analysis.json")
+    write_json_atomically(folder / _LAST, plain)
+    log.info("Text: %s, JSON: %s", folder / "analysis.txt", folder / _LAST)
     for picture in pictures:
         log.info("Picture: %s", picture)
     log.info("Forecast kept: %s", forecasts)
@@ -187,24 +187,13 @@ def _draw(plain: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def _is_done(folder: Path, request: str, *, overwrite: bool) -> bool:
-    """Whether this very analysis was made before.
+    """Whether this very analysis was made before, and its text is there to be shown.
 
     Raises:
         OutputHeldError: the folder holds another one, and it is not to be replaced.
     """
-    path = folder / "analysis.json"
-    if overwrite or not path.exists():
-        return False
-    try:
-        known = json.loads(path.read_text(encoding="utf-8")).get("request")
-    except (OSError, ValueError, AttributeError):
-        known = None
-    if known == request:
-        return (folder / "analysis.txt").exists()
-    raise OutputHeldError(
-        f"{folder}: holds the results of another analysis (other models, cases, settings or seed). Choose another "
-        "sessionName or folderForOutput, or add -overwrite to replace them."
-    )
+    is_known = refuse_other_results(folder, folder / _LAST, request, overwrite=overwrite)
+    return is_known and (folder / "analysis.txt").exists()
 
 
 def _identity(cases: Any) -> list[list[Any]]:

@@ -13,6 +13,7 @@ from typing import Any
 from deepmedic.analysis.comparison import RunScores
 from deepmedic.arguments import Arguments
 from deepmedic.config.comparison import ComparisonConfig
+from deepmedic.config.plain import digest_of_plain
 from deepmedic.data.cases import Case, duplicates_between, list_cases
 from deepmedic.data.dataset import DataSet, read_data_set
 from deepmedic.data.splits import subject_of
@@ -35,7 +36,7 @@ from deepmedic.sessions.models.weights import read_model
 from deepmedic.sessions.training import training, training_plan
 from deepmedic.sessions.training.training_plan import TrainingPlan
 from deepmedic.sessions.transfer.comparison_configs import Compared
-from deepmedic.sessions.transfer.comparison_runs import Run, Source, digest, identity, runs_of
+from deepmedic.sessions.transfer.comparison_runs import Run, Source, identity, runs_of
 
 log = logging.getLogger(__name__)
 
@@ -269,7 +270,7 @@ def _model_of(plan: ComparisonPlan, planned: TrainingPlan) -> Path:
 
 def _identity_of_scored(config: ComparisonConfig, one: Compared, problems: ProblemList) -> str:
     cases: list[Case] = list_cases(one.scoring.data, "inference", problems)
-    return digest([identity(cases), config.scored_model])
+    return digest_of_plain([identity(cases), config.scored_model])
 
 
 def _described(run: Run) -> dict[str, Any]:

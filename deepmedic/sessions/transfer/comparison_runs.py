@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +11,7 @@ from typing import Any
 from deepmedic.arguments import Arguments
 from deepmedic.config.comparison import ComparisonConfig
 from deepmedic.config.initialisation import Initialisation
-from deepmedic.config.plain import to_plain
+from deepmedic.config.plain import digest_of_plain, to_plain
 from deepmedic.config.sections import DataConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.cases import Case
@@ -103,7 +101,7 @@ class Run:
             "scored": self.scored,
             "seed": self.seed,
         }
-        return digest(plain)
+        return digest_of_plain(plain)
 
     @property
     def training(self) -> TrainConfig:
@@ -162,7 +160,7 @@ def nested_subjects(subjects: Sequence[str], count: int, seed: int) -> frozenset
         count: how many.
         seed: another one draws others.
     """
-    ordered = sorted(set(subjects), key=lambda name: digest([seed, "comparison", name]))
+    ordered = sorted(set(subjects), key=lambda name: digest_of_plain([seed, "comparison", name]))
     return frozenset(ordered[:count])
 
 
@@ -172,11 +170,6 @@ def identity(cases: Sequence[Case]) -> list[list[Any]]:
         [case.name, *(None if ref is None else _size(ref.path) for ref in (*case.channels, case.labels, case.roi))]
         for case in cases
     ]
-
-
-def digest(plain: Any) -> str:
-    """SHA-256 of plain values."""
-    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _starts(config: ComparisonConfig, sources: Sequence[Source]) -> Iterator[tuple[Source | None, Initialisation]]:

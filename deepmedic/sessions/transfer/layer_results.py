@@ -17,7 +17,7 @@ from deepmedic.analysis.layer_importance import Importance
 from deepmedic.analysis.weight_distance import Distance, total_l2
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
-from deepmedic.config.plain import to_plain
+from deepmedic.config.plain import digest_of_plain, to_plain
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ResourceError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.inference.results import case_fingerprint, labels_fingerprint
@@ -25,7 +25,7 @@ from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.canvas import drawing
 from deepmedic.plots.layers import draw_layers
-from deepmedic.sessions.common.kept_results import digest_of_request, refuse_other_results
+from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.inference import testing
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.transfer import analysis_check
@@ -72,7 +72,7 @@ def request_digest(plan: LayerPlan) -> str:
     """SHA-256 of what was asked for: models, config, images and labels, and the seed."""
     inference = plan.inference
     identity = testing.saving(inference, testing.inference_settings(inference)).run
-    return digest_of_request(
+    return digest_of_plain(
         {
             "models": [one.sha256 for one in (*inference.models, plan.other) if one is not None],
             "config": to_plain(replace(inference.config, report=True)),

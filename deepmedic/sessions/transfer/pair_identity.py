@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from deepmedic.config.model import ModelConfig
+from deepmedic.config.plain import digest_of_plain
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.files import sha256_of
 
@@ -29,4 +30,4 @@ def images_digest(cases: Sequence[Case]) -> str:
 
 def architecture_digest(config: ModelConfig) -> str:
     """SHA-256 of the architecture of a new model."""
-    return hashlib.sha256(json.dumps(config.architecture.to_dict(), sort_keys=True).encode()).hexdigest()
+    return digest_of_plain(config.architecture.to_dict())
