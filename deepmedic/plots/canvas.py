@@ -7,6 +7,7 @@ tell apart. Yellow is left out, since it is hard to see as a line on white.
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from deepmedic.files import write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+log = logging.getLogger(__name__)
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Blue, vermillion, green, purple, orange, sky blue, black."""
@@ -70,6 +73,16 @@ def drawing() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_STYLE)
         yield
+
+
+def can_draw() -> bool:
+    """Whether pictures can be drawn; if not a warning says why, for results do not have to wait for their pictures."""
+    try:
+        with drawing():
+            return True
+    except ResourceError as problem:
+        log.warning("No pictures: %s", problem)
+        return False
 
 
 def new_figure(width: float, height: float, layout: Any = None) -> Figure:

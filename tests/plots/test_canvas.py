@@ -16,6 +16,16 @@ def test_a_missing_matplotlib_names_the_extra_to_install(monkeypatch: pytest.Mon
     assert refusal.value.exit_code == 6
 
 
+def test_without_matplotlib_results_are_told_that_they_get_no_pictures(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert canvas.can_draw()
+    assert not caplog.records
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert not canvas.can_draw()
+    assert caplog.messages[0].startswith("No pictures: Pictures are drawn with matplotlib, which is not installed.")
+
+
 def test_matplotlib_is_imported_only_when_something_is_drawn() -> None:
     modules = "deepmedic.sessions.reports.plotting, deepmedic.plots.segmentation"
     code = f"import sys, {modules}; print('matplotlib' in sys.modules)"

@@ -20,11 +20,11 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.config.plain import digest_of_plain
 from deepmedic.config.rate_search import RateSearchConfig
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, CommandLineError, ConfigError, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, CommandLineError, ConfigError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
-from deepmedic.plots.canvas import drawing
+from deepmedic.plots.canvas import can_draw
 from deepmedic.plots.learning_rates import draw_learning_rates
 from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.common.paths import SessionPaths
@@ -273,12 +273,7 @@ def _write(plan: RateFinderPlan, findings: RateFindings, folder: Path) -> None:
     if findings.ramp is not None:
         ramp = list(zip(findings.ramp.rates, findings.ramp.costs, findings.ramp.smoothed, strict=True))
         written.append(_write_table(folder / f"{_NAME}_ramp.csv", ("learning_rate", "cost", "smoothed"), ramp))
-    try:
-        with drawing():
-            pass
-    except ResourceError as problem:
-        log.warning("No picture: %s", problem)
-    else:
+    if can_draw():
         written.append(draw_learning_rates(plain, folder / f"{_NAME}.png"))
     write_json_atomically(folder / f"{_NAME}.json", plain)
     for path in [*written, folder / f"{_NAME}.json"]:

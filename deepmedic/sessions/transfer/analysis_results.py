@@ -16,12 +16,12 @@ from deepmedic.config.analysis import AnalysisConfig
 from deepmedic.config.plain import digest_of_plain, to_plain
 from deepmedic.config.reader import read_config
 from deepmedic.config.training import TrainConfig
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import sha256_of, write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.analysis import draw_analysis
-from deepmedic.plots.canvas import drawing
+from deepmedic.plots.canvas import can_draw
 from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.reporting import after_session
@@ -139,7 +139,7 @@ def _write(plan: AnalysisPlan, result: AnalysisResult, paths: SessionPaths, requ
     plain = {**head, "notes": plan.notes, **result.to_plain()}
     start, config = _write_advice(plan, result, folder)
     write_text_atomically(folder / "analysis.txt", text)
-    pictures = _draw(plain, folder)
+    pictures = draw_analysis(plain, folder) if can_draw() else []
     forecasts = forecasts_file(plan.config.folder_for_output)
     with session_lock(plan.config.folder_for_output, "forecasts"):
         for analysis, found in zip(result.models, result.found, strict=True):
@@ -173,17 +173,6 @@ def _write_advice(plan: AnalysisPlan, result: AnalysisResult, folder: Path) -> t
     path = folder / "advised.train.cfg"
     write_text_atomically(path, text)
     return start, path
-
-
-def _draw(plain: dict[str, Any], folder: Path) -> list[Path]:
-    """Draw the pictures; without matplotlib the rest of the results does not have to wait for them."""
-    try:
-        with drawing():
-            pass
-    except ResourceError as problem:
-        log.warning("No pictures: %s", problem)
-        return []
-    return draw_analysis(plain, folder)
 
 
 def _is_done(folder: Path, request: str, *, overwrite: bool) -> bool:

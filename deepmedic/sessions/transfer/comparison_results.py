@@ -26,11 +26,10 @@ from deepmedic.analysis.ledger import (
 )
 from deepmedic.arguments import Arguments
 from deepmedic.config.comparison import ComparisonConfig
-from deepmedic.errors import ResourceError
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
-from deepmedic.plots.canvas import drawing
+from deepmedic.plots.canvas import can_draw
 from deepmedic.plots.comparison import draw_comparison
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.transfer import comparison_check
@@ -86,7 +85,7 @@ def write_results(plan: ComparisonPlan, begun: str) -> None:
     write_text_atomically(folder / "runs.csv", runs_csv(runs))
     text = comparison_text(settings)
     write_text_atomically(folder / "comparison.txt", text + "\n")
-    picture = _draw(plain, distances, folder / "comparison.png")
+    picture = draw_comparison(plain, distances, folder / "comparison.png") if can_draw() else None
     content = {"settings": plain, "domainDistances": distances, "runs": _plain_runs(runs), "forecasts": evaluation}
     head = {"format": 1, "program": versions.VERSION, "session": plan.paths.session, "begun": begun}
     head |= {"notes": plan.notes}
@@ -154,16 +153,6 @@ def _measured(plan: ComparisonPlan, known: Mapping[str, float]) -> dict[str, flo
         if distance is not None:
             found[source.name] = distance
     return found
-
-
-def _draw(settings: list[dict[str, Any]], distances: Mapping[str, float], path: Path) -> Path | None:
-    try:
-        with drawing():
-            pass
-    except ResourceError as problem:
-        log.warning("No picture: %s", problem)
-        return None
-    return draw_comparison(settings, distances, path)
 
 
 def _plain_runs(runs: Sequence[RunScores]) -> list[dict[str, Any]]:

@@ -18,12 +18,12 @@ from deepmedic.analysis.weight_distance import Distance, total_l2
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.plain import digest_of_plain, to_plain
-from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ResourceError
+from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
 from deepmedic.files import write_json_atomically, write_text_atomically
 from deepmedic.inference.results import case_fingerprint, labels_fingerprint
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
-from deepmedic.plots.canvas import drawing
+from deepmedic.plots.canvas import can_draw
 from deepmedic.plots.layers import draw_layers
 from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.inference import testing
@@ -123,12 +123,7 @@ def _write(plan: LayerPlan, findings: LayerFindings, folder: Path, request: str)
     head |= {"notes": plan.notes}
     plain = {**head, **to_plain_findings(findings)}
     written = [_table(folder / f"{name}.csv", rows) for name, rows in _tables(findings).items()]
-    try:
-        with drawing():
-            pass
-    except ResourceError as problem:
-        log.warning("No pictures: %s", problem)
-    else:
+    if can_draw():
         written += draw_layers(plain, folder)
     write_json_atomically(folder / "layers.json", plain)
     for path in [*written, folder / "layers.json"]:
