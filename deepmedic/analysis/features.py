@@ -32,6 +32,7 @@ from deepmedic.data.intensities import intensity_fingerprint
 from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.segments import SegmentGeometry, gather_at
+from deepmedic.data.splits import subject_of
 from deepmedic.errors import ModelError
 from deepmedic.inference.execution import Precision, default_tile_memory, numerical_precision
 from deepmedic.inference.forward_cost import forward_cost
@@ -148,7 +149,7 @@ def stream_features(
         voxels = sample_voxels(case, first, segment, settings.voxels)
         found = CaseFeatures(
             name=case.name,
-            subject=data.cases[index].subject or case.name,
+            subject=subject_of(data.cases[index]),
             voxels=voxels,
             features={},
             moments={name: {} for name in settings.moments_of},

@@ -6,12 +6,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from deepmedic.data.cases import Case, ImageRef
 from deepmedic.data.nifti import array_header
 from deepmedic.data.preprocessing import PreparedCase
 
@@ -47,12 +47,18 @@ class CasesInMemory:
 
     prepared: list[PreparedCase | None]
     subjects: tuple[str, ...] | None = None
+    paths: tuple[str, ...] | None = None
+    """Of the image of each case."""
 
     @property
-    def cases(self) -> list[SimpleNamespace]:
+    def cases(self) -> list[Case]:
         subjects = self.subjects or (None,) * len(self.prepared)
         names = [case.name if case else "unusable" for case in self.prepared]
-        return [SimpleNamespace(name=name, subject=subject) for name, subject in zip(names, subjects, strict=True)]
+        paths = self.paths or names
+        return [
+            Case(name, (ImageRef(Path(path)),), subject=subject)
+            for name, path, subject in zip(names, paths, subjects, strict=True)
+        ]
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -67,7 +73,7 @@ class CasesInMemory:
 
 @pytest.fixture
 def in_memory() -> Callable[..., CasesInMemory]:
-    return lambda *cases, subjects=None: CasesInMemory(list(cases), subjects)
+    return lambda *cases, **listed: CasesInMemory(list(cases), **listed)
 
 
 @pytest.fixture

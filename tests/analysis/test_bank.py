@@ -49,6 +49,14 @@ def test_all_cases_of_a_subject_stay_together(make_case, in_memory) -> None:
     assert [fold.testing for fold in bank.folds()] == [(0,), (1,), (2,)]
 
 
+def test_scans_of_a_person_by_their_bids_names_stay_together(make_case, in_memory) -> None:
+    paths = ("sub-01/ses-1/anat/t1.nii.gz", "sub-01/ses-2/anat/t1.nii.gz", "sub-02/anat/t1.nii.gz")
+    data = in_memory(*(make_case(name=name) for name in "abc"), paths=paths)
+    networks = {"net": DeepMedicNet(small_architecture())}
+    found = stream_features(networks, data, (11, 11, 11), FeatureSettings(VoxelSettings(5, 3), layers=("normal/1",)))
+    assert [case.subject for case in found] == ["sub-01", "sub-01", "sub-02"]
+
+
 def test_frequencies_are_those_of_whole_cases_not_of_the_sample(bank, make_case) -> None:
     labels = make_case().labels[2:-2, 3:-3, 2:-2]  # what the network reaches without padding
     expected = torch.bincount(labels.flatten().long(), minlength=3).double()

@@ -488,6 +488,18 @@ class TestRefusals:
         message = "target: 1 labelled cases of one subject are listed; an analysis needs at least 2 subjects"
         assert message in analyse(expected=4).err
 
+    def test_scans_of_one_subject_by_their_bids_names(self, taught, analyse) -> None:
+        """Else what is learnt from a person's first scan would be tested on the second."""
+        for session in (0, 1):
+            (taught.folder / "sub-01" / f"ses-{session}").mkdir(parents=True)
+        for kind in ("t1", "t2", "labels", "roi"):
+            paths = [taught.folder / "sub-01" / f"ses-{session}" / f"{kind}.nii.gz" for session in (0, 1)]
+            for case, path in enumerate(paths):
+                shutil.copy(taught.image(case, kind), path)
+            (taught.folder / "lists" / f"train_{kind}.cfg").write_text("".join(f"{path}\n" for path in paths))
+        message = "target: 2 labelled cases of one subject are listed; an analysis needs at least 2 subjects"
+        assert message in analyse(expected=4).err
+
     def test_a_model_config(self, taught, run) -> None:
         outcome = run("-analyse", taught.folder / "model.cfg")
         assert outcome.code == 3

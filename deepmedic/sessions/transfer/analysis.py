@@ -32,6 +32,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions.inference.model_use import compare_with_training
 from deepmedic.sessions.transfer.candidates import FoundModel, FoundModels, as_found, find_models
+from deepmedic.sessions.transfer.subjects import refuse_single_subject
 from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
@@ -246,11 +247,8 @@ def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
     plan.groups.append(Group([found], data, source_data, _schedule(plan.training, architecture)))
     if first_group:
         plan.notes += [*data.notes, *(source_data.notes if source_data else [])]
-        if not own.problems and len({case.subject or case.name for case in data.cases}) < 2:
-            raise DataError(
-                f"{plan.role}: {len(data.cases)} labelled cases of one subject are listed; an analysis needs at least "
-                "2 subjects, for what is learnt from some is tested on others. List more cases."
-            )
+        if not own.problems:
+            refuse_single_subject(data.cases, plan.role, "an analysis")
     if not own.problems:
         plan.notes += _differences(data, found)
 

@@ -20,6 +20,7 @@ from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.training.rate_finder import RateFinderPlan
 from deepmedic.sessions.transfer.analysis import AnalysisPlan, Group, feature_memory
 from deepmedic.sessions.transfer.layer_analysis import DRAWS, LayerPlan, most_voxels
+from deepmedic.sessions.transfer.subjects import count_subjects
 
 _FINISHED = "finished: its results are there; nothing would be done"
 
@@ -168,7 +169,7 @@ def _seconds(plan: AnalysisPlan, group: Group) -> float:
     cases, architecture = len(group.data) + len(group.source_data or ()), start.architecture
     networks = len(group.models) + config.random_networks
     one = estimates.seconds_of_segment(start.network(), start.config.segment_size_train, plan.device)
-    subjects = len({case.subject or case.name for case in group.data.cases})
+    subjects = count_subjects(group.data.cases)
     voxels = len(group.data) * architecture.classes * config.voxels_per_class
     channels = [channels_of(architecture, layer) for layer in hidden_layers(architecture)]
     scores = seconds_per_layer(voxels, max(channels), architecture.classes, subjects)

@@ -37,6 +37,7 @@ from deepmedic.sessions.inference.ensemble import NamedModel
 from deepmedic.sessions.inference.testing import TestPlan
 from deepmedic.sessions.models.weights import read_model
 from deepmedic.sessions.transfer.kept_units import KeptUnits
+from deepmedic.sessions.transfer.subjects import refuse_single_subject
 from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
@@ -165,14 +166,8 @@ def _check(plan: TestPlan, problems: ProblemList) -> None:
         problems.add(
             DataError(f"inference: no labels for {', '.join(unlabelled)}; list them with gtLabels, or leave it out.")
         )
-    subjects = {case.subject or case.name for case in cases}
-    if len(subjects) < 2:
-        problems.add(
-            DataError(
-                f"inference: {len(cases)} labelled cases of one subject are listed; an analysis of layers needs at "
-                "least 2 subjects, for what is learnt from some is tested on others. List more cases."
-            )
-        )
+    with problems.gather():
+        refuse_single_subject(cases, "inference", "an analysis of layers")
 
 
 def _check_alike(one: NamedModel, other: NamedModel) -> None:
