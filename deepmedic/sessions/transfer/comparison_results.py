@@ -35,6 +35,7 @@ from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.transfer import comparison_check
 from deepmedic.sessions.transfer.comparison import ComparisonPlan, make_runs, prepare
 from deepmedic.sessions.transfer.comparison_configs import Compared
+from deepmedic.sessions.transfer.comparison_runs import Run, Source
 from deepmedic.sessions.transfer.domain_distance import measure_distance
 from deepmedic.sessions.transfer.pair_identity import architecture_digest, images_digest
 from deepmedic.words import counted
@@ -101,14 +102,18 @@ def write_results(plan: ComparisonPlan, begun: str) -> None:
 
 
 def _pair(plan: ComparisonPlan, setting: SettingResult) -> Pair:
-    run = next(
-        run
+    run, source = _run_of(plan, setting)
+    largest = max((one for one in plan.runs if one.compared is run.compared), key=lambda one: one.cases.subjects)
+    return Pair(source.sha256, architecture_digest(run.compared.model), images_digest(largest.cases.cases))
+
+
+def _run_of(plan: ComparisonPlan, setting: SettingResult) -> tuple[Run, Source]:
+    """A run of a setting that transfers, and the source model."""
+    return next(
+        (run, run.source)
         for run in plan.runs
         if run.source is not None and (run.compared.model.name, run.source.name) == (setting.model, setting.source)
     )
-    largest = max((one for one in plan.runs if one.compared is run.compared), key=lambda one: one.cases.subjects)
-    assert run.source is not None
-    return Pair(run.source.sha256, architecture_digest(run.compared.model), images_digest(largest.cases.cases))
 
 
 def _score_forecasts(
@@ -172,15 +177,10 @@ def _begun(plan: ComparisonPlan) -> str:
 def _advice(plan: ComparisonPlan, settings: Sequence[SettingResult]) -> str:
     best = max(settings, key=lambda one: -1.0 if one.gain is None else one.gain.mean)
     if best.verdict == "helps":
-        run = next(
-            run
-            for run in plan.runs
-            if run.source is not None and (run.compared.model.name, run.source.name) == (best.model, best.source)
-        )
-        assert run.source is not None
+        run, source = _run_of(plan, best)
         return (
             f"transfer from {best.source}:\n"
-            f"  deepmedic -newModel {run.compared.path} -pretrained {run.source.path} -train {plan.config.training}"
+            f"  deepmedic -newModel {run.compared.path} -pretrained {source.path} -train {plan.config.training}"
         )
     return (
         "add seeds, or list more cases, and repeat the command; finished runs are kept"
