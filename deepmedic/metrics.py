@@ -183,6 +183,12 @@ def mean_defined(values: Iterable[float | None]) -> float | None:
     return sum(defined) / len(defined) if defined else None
 
 
+def mean_of_numbers(values: Iterable[float]) -> float:
+    """The mean of the values that are not nan; nan when all are."""
+    known = [value for value in values if not math.isnan(value)]
+    return math.fsum(known) / len(known) if known else math.nan
+
+
 def mean_ratios(ratios: Sequence[Ratios]) -> Ratios:
     """Means over subepochs or subjects, each ratio over those where it is defined."""
     return Ratios(*(mean_defined(getattr(one, ratio.name) for one in ratios) for ratio in fields(Ratios)))

@@ -156,6 +156,12 @@ def test_nothing_at_all_is_undefined():
     assert metrics.overall_accuracy([[0, 0, 0, 0], [0, 0, 0, 0]]) is None
 
 
+def test_mean_of_numbers_leaves_out_what_is_none():
+    assert metrics.mean_of_numbers([0.25, math.nan, 0.75]) == 0.5
+    assert math.isnan(metrics.mean_of_numbers([math.nan]))
+    assert math.isnan(metrics.mean_of_numbers([]))
+
+
 def test_ratios_are_shown_as_in_the_log():
     assert [metrics.format_ratio(value) for value in (0.65454545, None, 1.0)] == ["0.6545", "N/A", "1.0000"]
     assert metrics.format_ratio(0.123456, digits=5) == "0.12346"

@@ -10,6 +10,7 @@ from typing import Any
 from deepmedic.analysis.model_analysis import ModelAnalysis
 from deepmedic.analysis.scores import Interval
 from deepmedic.analysis.transferability import LayerComparison, LayerScores
+from deepmedic.metrics import mean_of_numbers
 
 _WIDTH = 100
 _HEAD = "  ".join(
@@ -164,13 +165,8 @@ def _range(depths: Sequence[int]) -> str:
 
 
 def _knn_dice(scores: LayerScores) -> float:
-    return _mean(scores.knn.foreground_dice())
+    return mean_of_numbers(scores.knn.foreground_dice())
 
 
 def _probe_dice(scores: LayerScores) -> float:
-    return _mean(scores.probe.foreground_dice())
-
-
-def _mean(values: Any) -> float:
-    known = [float(value) for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
+    return mean_of_numbers(scores.probe.foreground_dice())

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepmedic.plots.canvas import COLOURS, drawing, new_figure, save_figure
+from deepmedic.metrics import mean_of_numbers
+from deepmedic.plots.canvas import COLOURS, bar_length, drawing, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,12 +51,12 @@ def draw_analysis(plain: Mapping[str, Any], folder: Path) -> list[Path]:
 def _layers(axes: Axes, model: Mapping[str, Any], kind: str, title: str) -> None:
     """Means over subjects of every layer; dots are the single random networks."""
     names = [layer["layer"] for layer in model["layers"]]
-    own = [_mean(layer["pretrained"][kind]["dice"]) for layer in model["layers"]]
-    random = [[_mean(one[kind]["dice"]) for one in layer["random"]] for layer in model["layers"]]
+    own = [mean_of_numbers(layer["pretrained"][kind]["dice"].values()) for layer in model["layers"]]
+    random = [[mean_of_numbers(one[kind]["dice"].values()) for one in layer["random"]] for layer in model["layers"]]
     places = range(len(names))
     for number, part in enumerate(_pathways(names)):
         labels = ("pretrained", "random weights") if number == 0 else (None, None)
-        means = [_average(values) for values in random[part]]
+        means = [mean_of_numbers(values) for values in random[part]]
         axes.plot(places[part], own[part], color=_PRETRAINED, marker="o", label=labels[0])
         axes.plot(places[part], means, color=_RANDOM, marker="s", label=labels[1])
     for place, values in enumerate(random):
@@ -78,8 +78,8 @@ def _curve(axes: Axes, model: Mapping[str, Any]) -> None:
     points = model["learningCurve"]["points"]
     cases, means = [point["cases"] for point in points], [point["dice"]["mean"] for point in points]
     limits = [
-        [_finite(point["dice"]["mean"] - point["dice"]["low"]) for point in points],
-        [_finite(point["dice"]["high"] - point["dice"]["mean"]) for point in points],
+        [bar_length(point["dice"]["mean"] - point["dice"]["low"]) for point in points],
+        [bar_length(point["dice"]["high"] - point["dice"]["mean"]) for point in points],
     ]
     axes.errorbar(cases, means, yerr=limits, color=_PRETRAINED, marker="o", capsize=3)
     axes.set_xticks(cases)
@@ -96,7 +96,7 @@ def _shift(axes: Axes, model: Mapping[str, Any]) -> None:
     for number, (key, label, colour) in enumerate(shown):
         known = [(place, one[key]) for place, one in enumerate(features) if one[key] is not None]
         places = [place + 0.4 * (number - (len(shown) - 1) / 2) for place, _ in known]
-        axes.bar(places, [_finite(value) for _, value in known], width=0.4, color=colour, label=label)
+        axes.bar(places, [bar_length(value) for _, value in known], width=0.4, color=colour, label=label)
     axes.set_xticks(range(len(features)), [one["layer"] for one in features], rotation=60, ha="right")
     axes.set_title("Distance of features to those of the source (relative Frechet)")
     if features:
@@ -109,21 +109,8 @@ def _ranking(axes: Axes, models: Sequence[Mapping[str, Any]]) -> None:
     """Gain of the best layer over random networks, with its interval, the best model on top."""
     for place, model in enumerate(reversed(models)):
         gain = model["evidence"]["gain"]
-        ends = [[_finite(gain["mean"] - gain["low"])], [_finite(gain["high"] - gain["mean"])]]
+        ends = [[bar_length(gain["mean"] - gain["low"])], [bar_length(gain["high"] - gain["mean"])]]
         axes.errorbar([gain["mean"]], [place], xerr=ends, color=_PRETRAINED, marker="o", capsize=3)
     axes.set_yticks(range(len(models)), [model["model"] for model in reversed(models)])
     axes.axvline(0, color="0.6", linewidth=0.7)
     axes.set_xlabel("gain in Dice of the best layer over random networks")
-
-
-def _mean(values: Mapping[str, float]) -> float:
-    return _average(list(values.values()))
-
-
-def _average(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
-def _finite(length: float) -> float:
-    return max(0.0, length) if math.isfinite(length) else 0.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +54,11 @@ def curve_style(index: int) -> tuple[str, str]:
 def most_curves() -> int:
     """How many curves of one panel can be told apart."""
     return len(COLOURS) * len(MARKERS)
+
+
+def bar_length(length: float) -> float:
+    """How long a bar is drawn: not below 0, and not at all where its length is infinite or not a number."""
+    return max(0.0, length) if math.isfinite(length) else 0.0
 
 
 @contextmanager

@@ -6,12 +6,11 @@ Factors" (CVPR 2022).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from deepmedic.plots.canvas import drawing, new_figure, save_figure
+from deepmedic.plots.canvas import bar_length, drawing, new_figure, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,7 +72,7 @@ def _panel(axes: Axes, settings: Sequence[Mapping[str, Any]], places: Sequence[f
     for setting, place in zip(settings, places, strict=True):
         pair, gain, reuse = (setting["model"], setting["source"]), setting["relativeGain"], setting["featureReuse"]
         colour = _UNKNOWN if reuse is None else colours.to_rgba(reuse["mean"])
-        ends = [[_finite(gain["mean"] - gain["low"])], [_finite(gain["high"] - gain["mean"])]]
+        ends = [[bar_length(gain["mean"] - gain["low"])], [bar_length(gain["high"] - gain["mean"])]]
         axes.errorbar(
             [place],
             [gain["mean"]],
@@ -89,7 +88,3 @@ def _panel(axes: Axes, settings: Sequence[Mapping[str, Any]], places: Sequence[f
         named.add(pair)
     axes.axhline(1, color="0.6", linewidth=0.7)
     axes.legend()
-
-
-def _finite(length: float) -> float:
-    return max(0.0, length) if math.isfinite(length) else 0.0

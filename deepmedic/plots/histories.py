@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
 from deepmedic.errors import DataError
+from deepmedic.metrics import mean_of_numbers
 from deepmedic.training.history import DICE_KINDS, RATIO_NAMES, ROLES, SOURCE_TASK, Role
 
 ALL_CLASSES = "all"
@@ -43,7 +44,7 @@ class Curve:
         Around it, so that a smoothed curve does not lag behind; near the ends they are fewer.
         """
         before, after = (window - 1) // 2, window // 2
-        means = [_mean(self.y[max(0, at - before) : at + after + 1]) for at in range(len(self.y))]
+        means = [mean_of_numbers(self.y[max(0, at - before) : at + after + 1]) for at in range(len(self.y))]
         return Curve(self.x, tuple(means))
 
 
@@ -223,8 +224,3 @@ def _row(cells: dict[str, str], place: str) -> HistoryRow:
 def _curve(points: Iterable[tuple[float, float]]) -> Curve:
     ordered = sorted(points, key=lambda point: point[0])
     return Curve(tuple(x for x, _ in ordered), tuple(y for _, y in ordered))
-
-
-def _mean(values: Sequence[float]) -> float:
-    defined = [value for value in values if not math.isnan(value)]
-    return math.fsum(defined) / len(defined) if defined else math.nan

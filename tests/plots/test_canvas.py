@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,11 @@ def test_without_matplotlib_results_are_told_that_they_get_no_pictures(
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not canvas.can_draw()
     assert caplog.messages[0].startswith("No pictures: Pictures are drawn with matplotlib, which is not installed.")
+
+
+@pytest.mark.parametrize(("length", "drawn"), [(0.5, 0.5), (-0.1, 0.0), (math.inf, 0.0), (math.nan, 0.0)])
+def test_bars_without_a_length_are_not_drawn(length: float, drawn: float) -> None:
+    assert canvas.bar_length(length) == drawn
 
 
 def test_matplotlib_is_imported_only_when_something_is_drawn() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from deepmedic.analysis.report_text import times_text
+from deepmedic.metrics import mean_of_numbers
 from deepmedic.report.content import Findings, NamedTable, Picture, Table
 from deepmedic.sessions.reports.report_tables import transfer_table
 
@@ -175,14 +176,14 @@ def _layers(layers: Sequence[Mapping[str, Any]]) -> NamedTable:
     """A row per layer, each score of the pretrained network beside the mean over random ones."""
 
     def pair(layer: Mapping[str, Any], of: Callable[[Mapping[str, Any]], float]) -> tuple[float, float]:
-        return of(layer["pretrained"]), _mean([of(one) for one in layer["random"]])
+        return of(layer["pretrained"]), mean_of_numbers(of(one) for one in layer["random"])
 
     rows = tuple(
         (
             layer["layer"],
             layer["pretrained"]["channels"],
-            *pair(layer, lambda one: _mean(list(one["knn"]["dice"].values()))),
-            *pair(layer, lambda one: _mean(list(one["probe"]["dice"].values()))),
+            *pair(layer, lambda one: mean_of_numbers(one["knn"]["dice"].values())),
+            *pair(layer, lambda one: mean_of_numbers(one["probe"]["dice"].values())),
             *_with_interval(layer["gain"]["probeDice"]),
             *pair(layer, lambda one: float(one["logme"])),
             *pair(layer, lambda one: float(one["hScore"])),
@@ -251,8 +252,3 @@ def _interval_text(interval: Mapping[str, float] | None) -> str:
     if interval is None or math.isnan(interval["mean"]):
         return "not known"
     return f"{interval['mean']:.3f} ({interval['low']:.3f} to {interval['high']:.3f})"
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan

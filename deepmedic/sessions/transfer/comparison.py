@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from deepmedic.errors import (
 )
 from deepmedic.files import write_json_atomically
 from deepmedic.logs import log_refusal
+from deepmedic.metrics import mean_of_numbers
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.common.paths import SessionPaths
@@ -251,13 +251,8 @@ def dice_of_subjects(rows: Sequence[Mapping[str, Any]], subjects: Mapping[str, s
             cases.setdefault(row["case"], []).append(float(row["dice"]))
     found: dict[str, list[float]] = {}
     for case, values in cases.items():
-        found.setdefault(subjects[case], []).append(_mean(values))
-    return {subject: _mean(values) for subject, values in sorted(found.items())}
-
-
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return math.fsum(known) / len(known) if known else math.nan
+        found.setdefault(subjects[case], []).append(mean_of_numbers(values))
+    return {subject: mean_of_numbers(values) for subject, values in sorted(found.items())}
 
 
 def _model_of(plan: ComparisonPlan, planned: TrainingPlan) -> Path:
