@@ -1,4 +1,5 @@
-"""Plain content: the values that a saved model may hold, copied, moved between devices, and condensed to a digest.
+"""Plain content: the values that a saved model may hold, copied, moved between devices, freed of
+numbers that JSON does not have, and condensed to a digest.
 
 Plain are None, bool, int, float, str, list, tuple, dict with keys of str or int, and dense tensors of the usual types.
 """
@@ -6,6 +7,7 @@ Plain are None, bool, int, float, str, list, tuple, dict with keys of str or int
 from __future__ import annotations
 
 import hashlib
+import math
 import struct
 import sys
 from typing import Any
@@ -45,6 +47,15 @@ def content_digest(content: Any, limit: int | None = None) -> str:
     digest = _Digest(limit)
     digest.add(content)
     return digest.hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """The value with None for infinite numbers and not-a-number, which JSON does not have; tuples become lists."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from deepmedic.errors import DataError
 from deepmedic.files import append_line
+from deepmedic.plain_content import finite
 
 FORMAT = 1
 FIRST = "0" * 64
@@ -75,15 +75,6 @@ class RecordChain:
                 )
             records.append(record)
         return records
-
-
-def finite(value: Any) -> Any:
-    """The value with null for numbers that JSON does not have."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parsed(line: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from deepmedic.data.gzip_codecs import Content, deflated
+from deepmedic.plain_content import finite
 from deepmedic.report.volumes import ViewedCase
 
 
@@ -62,15 +63,5 @@ def script_json(value: Any) -> str:
 
     Not-a-number and infinite values, which JSON does not know, become null.
     """
-    text = json.dumps(_finite(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(finite(value), ensure_ascii=True, separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value

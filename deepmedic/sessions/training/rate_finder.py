@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-import math
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,13 +17,15 @@ from deepmedic.config.plain import digest_of_plain
 from deepmedic.config.rate_search import RateSearchConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, CommandLineError, ConfigError
-from deepmedic.files import write_json_atomically, write_text_atomically
+from deepmedic.files import write_json_atomically
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
+from deepmedic.plain_content import finite
 from deepmedic.plots.canvas import can_draw
 from deepmedic.plots.learning_rates import draw_learning_rates
 from deepmedic.sessions.common.kept_results import refuse_other_results
 from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.common.result_tables import write_table
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.training import training_plan
 from deepmedic.sessions.training.segment_sources import segment_source
@@ -89,18 +87,18 @@ class RateFindings:
         """Plain values for JSON; what is infinite or not a number is null."""
         cost, dice = lowest_cost(self.grid), highest_dice(self.grid)
         grid = [
-            {"learningRate": one.rate, "cost": _finite(one.cost), "dice": _finite(one.dice), "diverged": one.diverged}
+            {"learningRate": one.rate, "cost": one.cost, "dice": one.dice, "diverged": one.diverged}
             for one in self.grid
         ]
         ramp = None
         if self.ramp is not None:
             ramp = {
-                "learningRates": list(self.ramp.rates),
-                "costs": [_finite(value) for value in self.ramp.costs],
-                "smoothed": [_finite(value) for value in self.ramp.smoothed],
+                "learningRates": self.ramp.rates,
+                "costs": self.ramp.costs,
+                "smoothed": self.ramp.smoothed,
                 "suggestion": self.ramp.suggestion,
             }
-        return {
+        plain = {
             "suggestion": self.suggestion,
             "lowestCost": None if cost is None else cost.rate,
             "highestDice": None if dice is None else dice.rate,
@@ -108,6 +106,7 @@ class RateFindings:
             "grid": grid,
             "ramp": ramp,
         }
+        return dict(finite(plain))
 
 
 def prepare(arguments: Arguments, config: TrainConfig, model: ModelConfig | None) -> RateFinderPlan:
@@ -269,10 +268,10 @@ def _write(plan: RateFinderPlan, findings: RateFindings, folder: Path) -> None:
     written = []
     if findings.grid:
         rows = [(one.rate, one.cost, one.dice) for one in findings.grid]
-        written.append(_write_table(folder / f"{_NAME}.csv", ("learning_rate", "cost", "dice"), rows))
+        written.append(write_table(folder / f"{_NAME}.csv", [("learning_rate", "cost", "dice"), *rows]))
     if findings.ramp is not None:
-        ramp = list(zip(findings.ramp.rates, findings.ramp.costs, findings.ramp.smoothed, strict=True))
-        written.append(_write_table(folder / f"{_NAME}_ramp.csv", ("learning_rate", "cost", "smoothed"), ramp))
+        ramp = zip(findings.ramp.rates, findings.ramp.costs, findings.ramp.smoothed, strict=True)
+        written.append(write_table(folder / f"{_NAME}_ramp.csv", [("learning_rate", "cost", "smoothed"), *ramp]))
     if can_draw():
         written.append(draw_learning_rates(plain, folder / f"{_NAME}.png"))
     write_json_atomically(folder / f"{_NAME}.json", plain)
@@ -280,15 +279,6 @@ def _write(plan: RateFinderPlan, findings: RateFindings, folder: Path) -> None:
         log.info("Written: %s", path)
     after_session(plan.paths, plan.training.config.report)
     _advise(plan, findings)
-
-
-def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[float]]) -> Path:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[f"{value:.9g}" for value in row] for row in rows])
-    write_text_atomically(path, text.getvalue())
-    return path
 
 
 def _advise(plan: RateFinderPlan, findings: RateFindings) -> None:
@@ -338,7 +328,3 @@ def training_command(arguments: Arguments) -> str:
     if arguments.seed:
         words += ["-seed", str(arguments.seed)]
     return " ".join(words)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -11,6 +11,7 @@ from typing import Any
 
 from deepmedic.analysis.layer_importance import Importance, Unit
 from deepmedic.files import write_json_atomically
+from deepmedic.plain_content import finite
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +63,8 @@ class KeptUnits:
         Raises:
             ResourceError: the file cannot be written.
         """
-        drawn = [_plain(value) for value in one.rerandomised]
-        values = {"dice": _plain(one.reinitialised), "drawn": drawn, "reference": _plain(one.reference)}
-        self.units[one.unit.name] = values
+        values = {"dice": one.reinitialised, "drawn": one.rerandomised, "reference": one.reference}
+        self.units[one.unit.name] = finite(values)
         self.skipped |= skipped
         content = {"format": _FORMAT, "request": self.request, "units": self.units, "skippedCases": self.skipped}
         write_json_atomically(self.path, content)
@@ -72,10 +72,6 @@ class KeptUnits:
     def remove(self) -> None:
         """Remove the file, when all results are written."""
         self.path.unlink(missing_ok=True)
-
-
-def _plain(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _number(value: float | None) -> float:

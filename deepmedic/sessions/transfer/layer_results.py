@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import math
 from collections.abc import Sequence
@@ -14,23 +12,25 @@ from typing import Any
 
 from deepmedic import versions
 from deepmedic.analysis.layer_importance import Importance
-from deepmedic.analysis.weight_distance import Distance, total_l2
+from deepmedic.analysis.weight_distance import total_l2
 from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.plain import digest_of_plain, to_plain
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES
-from deepmedic.files import write_json_atomically, write_text_atomically
+from deepmedic.files import write_json_atomically
 from deepmedic.inference.results import case_fingerprint, labels_fingerprint
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
+from deepmedic.plain_content import finite
 from deepmedic.plots.canvas import can_draw
 from deepmedic.plots.layers import draw_layers
 from deepmedic.sessions.common.kept_results import refuse_other_results
+from deepmedic.sessions.common.result_tables import write_table
 from deepmedic.sessions.inference import testing
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.transfer import analysis_check
 from deepmedic.sessions.transfer.kept_units import KeptUnits
-from deepmedic.sessions.transfer.layer_analysis import LayerFindings, LayerPlan, analyse, described, prepare
+from deepmedic.sessions.transfer.layer_analysis import LayerFindings, LayerPlan, analyse, prepare
 
 log = logging.getLogger(__name__)
 
@@ -84,20 +84,20 @@ def request_digest(plan: LayerPlan) -> str:
 
 
 def to_plain_findings(findings: LayerFindings) -> dict[str, Any]:
-    """Plain values for JSON."""
-    return {
-        "layers": list(findings.layers),
+    """Plain values for JSON; what is infinite or not a number is null."""
+    plain = {
+        "layers": findings.layers,
         "voxels": findings.voxels,
         "skippedCases": findings.skipped,
-        "reference": _finite(findings.importance[0].reference),
+        "reference": findings.importance[0].reference,
         "idleBelow": _IDLE,
         "weightDistance": [
             {
                 "layer": row.layer,
                 "unchanged": row.unchanged,
-                "weights": _plain(row.weights),
-                "batchNorm": _plain(row.batch_norm),
-                "statistics": _plain(row.statistics),
+                "weights": vars(row.weights),
+                "batchNorm": vars(row.batch_norm),
+                "statistics": vars(row.statistics),
             }
             for row in findings.distances
         ],
@@ -107,13 +107,17 @@ def to_plain_findings(findings: LayerFindings) -> dict[str, Any]:
             {
                 "layer": row.layer,
                 "network": row.network,
-                "dice": _all_finite(row.dice.to_plain()),
-                "balancedAccuracy": _all_finite(row.balanced_accuracy.to_plain()),
+                "dice": row.dice.to_plain(),
+                "balancedAccuracy": row.balanced_accuracy.to_plain(),
             }
             for row in findings.knn
         ],
-        "cka": {name: described(similarity) for name, similarity in findings.similarities.items()},
+        "cka": {
+            name: {"values": similarity.values.tolist(), "notDefined": dict(similarity.reasons)}
+            for name, similarity in findings.similarities.items()
+        },
     }
+    return dict(finite(plain))
 
 
 def _write(plan: LayerPlan, findings: LayerFindings, folder: Path, request: str) -> None:
@@ -122,7 +126,7 @@ def _write(plan: LayerPlan, findings: LayerFindings, folder: Path, request: str)
     head = {"format": 1, "request": request, "seed": plan.seed, "program": versions.VERSION, "models": models}
     head |= {"notes": plan.notes}
     plain = {**head, **to_plain_findings(findings)}
-    written = [_table(folder / f"{name}.csv", rows) for name, rows in _tables(findings).items()]
+    written = [write_table(folder / f"{name}.csv", rows) for name, rows in _tables(findings).items()]
     if can_draw():
         written += draw_layers(plain, folder)
     write_json_atomically(folder / "layers.json", plain)
@@ -182,33 +186,15 @@ def _tables(findings: LayerFindings) -> dict[str, list[Sequence[Any]]]:
     return tables
 
 
-def _table(path: Path, rows: Sequence[Sequence[Any]]) -> Path:
-    text = io.StringIO()
-    shown = [[f"{cell:.9g}" if isinstance(cell, float) else cell for cell in row] for row in rows]
-    csv.writer(text, lineterminator="\n").writerows(shown)
-    write_text_atomically(path, text.getvalue())
-    return path
-
-
-def _plain(distance: Distance) -> dict[str, float | None]:
-    return _all_finite(vars(distance))
-
-
 def _plain_importance(one: Importance) -> dict[str, Any]:
     drop, deviation = one.random_drop
-    numbers = {
+    return {
+        "unit": one.unit.name,
+        "kind": one.unit.kind,
+        "layers": one.unit.layers,
         "dice": one.reinitialised,
         "criticality": one.criticality,
         "randomDrop": drop,
         "randomDropDeviation": deviation,
+        "randomDice": one.rerandomised,
     }
-    unit = {"unit": one.unit.name, "kind": one.unit.kind, "layers": list(one.unit.layers)}
-    return {**unit, **_all_finite(numbers), "randomDice": [_finite(value) for value in one.rerandomised]}
-
-
-def _all_finite(values: dict[str, float]) -> dict[str, float | None]:
-    return {name: _finite(value) for name, value in values.items()}
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
