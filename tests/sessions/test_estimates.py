@@ -65,6 +65,12 @@ def test_half_of_the_memory_is_the_default(config, monkeypatch):
     assert estimates.volume_budgets(config, CPU, None).training == 500
 
 
+def test_features_of_an_analysis_may_take_an_eighth_of_the_memory_or_what_the_budget_says(monkeypatch):
+    monkeypatch.setattr(estimates, "memory_limit", lambda: 1000)
+    assert estimates.feature_budget(ExecutionConfig()) == 125
+    assert estimates.feature_budget(ExecutionConfig(memory_budget=0.5)) == 2**29
+
+
 def test_subepoch_that_may_not_fit_is_refused(data):
     estimates.check_memory(data, 2, 2 * ONE_CASE)
     estimates.check_memory(data, 1, 2 * ONE_CASE - 1)

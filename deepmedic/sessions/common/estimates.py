@@ -13,6 +13,7 @@ import torch
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
+from deepmedic.config.sections import ExecutionConfig
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text, memory_limit
@@ -30,6 +31,8 @@ _COPIES_OF_PARAMETERS = 4
 _COPIES_OF_AVERAGING = 2
 _SHARE_OF_MEMORY = 0.5
 """Of what the device has, for resident volumes, when `memoryBudget` is not given."""
+_PARTS_OF_MEMORY = 8
+"""One of which is for the features of an analysis, when `memoryBudget` is not given."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,12 @@ def volume_budgets(config: TrainConfig, device: torch.device, validation: DataSe
     share = max(together // 3, subepoch_bytes(validation, config.cases_per_subepoch))
     share = min(share, volume_bytes(validation))
     return Budgets(together - share, share)
+
+
+def feature_budget(execution: ExecutionConfig) -> int:
+    """Bytes that the features of an analysis may take, in main memory: `memoryBudget`, or an eighth of the memory."""
+    budget = execution.memory_budget
+    return int(budget * _GIB) if budget is not None else memory_limit() // _PARTS_OF_MEMORY
 
 
 def step_budget(device: torch.device) -> int:

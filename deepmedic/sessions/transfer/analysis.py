@@ -26,20 +26,16 @@ from deepmedic.config.model import ModelConfig
 from deepmedic.config.recipes import with_recipe
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.dataset import CaseNeeds, DataSet, read_data_set
-from deepmedic.data.memory import memory_limit
 from deepmedic.errors import CommandLineError, DataError, ModelError, ProblemList
 from deepmedic.model.saved import SavedModel
 from deepmedic.plain_content import content_digest, plain_copy
+from deepmedic.sessions.common import estimates
 from deepmedic.sessions.inference.model_use import compare_with_training
 from deepmedic.sessions.transfer.candidates import FoundModel, FoundModels, as_found, find_models
 from deepmedic.sessions.transfer.subjects import refuse_single_subject
 from deepmedic.words import counted
 
 log = logging.getLogger(__name__)
-
-_GIB = 2**30
-_SHARE_OF_MEMORY = 8
-"""Of the memory, the part that features may take when `memoryBudget` is not given."""
 
 
 @dataclass
@@ -261,12 +257,6 @@ def _differences(data: DataSet, found: FoundModel) -> list[str]:
         return [f"{found.name}: {problem} It is analysed as it is."]
 
 
-def feature_memory(config: AnalysisConfig) -> int:
-    """Bytes that the features of all voxels may take."""
-    memory = config.execution.memory_budget
-    return int(memory * _GIB) if memory is not None else memory_limit() // _SHARE_OF_MEMORY
-
-
 def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis], DataSummary]:
     config = plan.config
     settings = AnalysisSettings(
@@ -276,7 +266,7 @@ def _analyse_group(plan: AnalysisPlan, group: Group) -> tuple[list[ModelAnalysis
         smallest_gain=config.smallest_gain,
         device=plan.device,
         precision=config.execution.precision,
-        memory=feature_memory(config),
+        memory=estimates.feature_budget(config.execution),
         schedule=group.schedule,
     )
     networks = len(group.models) + config.random_networks

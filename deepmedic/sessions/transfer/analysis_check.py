@@ -18,7 +18,7 @@ from deepmedic.sessions.checking.data_check import DataFindings, read_all
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.training.rate_finder import RateFinderPlan
-from deepmedic.sessions.transfer.analysis import AnalysisPlan, Group, feature_memory
+from deepmedic.sessions.transfer.analysis import AnalysisPlan, Group
 from deepmedic.sessions.transfer.layer_analysis import DRAWS, LayerPlan, most_voxels
 from deepmedic.sessions.transfer.subjects import count_subjects
 
@@ -154,7 +154,7 @@ def _needs_of_analysis(plan: AnalysisPlan) -> dict[str, str]:
         for group in plan.groups:
             seconds += _seconds(plan, group)
             memory = max(memory, _features(plan, group))
-    allowed = feature_memory(plan.config)
+    allowed = estimates.feature_budget(plan.config.execution)
     start = sum(estimates.parameter_bytes(one.candidate.start) for one in plan.models.usable[:1])
     return {
         "time": f"{seconds / 60:.2g} minutes (measured on one segment and one linear probe)",

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -24,7 +23,6 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds, DataSet
-from deepmedic.data.memory import memory_limit
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.randomness import stream
 from deepmedic.data.residency import volume_bytes
@@ -32,6 +30,7 @@ from deepmedic.errors import CommandLineError, DataError, ModelError, ProblemLis
 from deepmedic.inference.segment_cases import CaseSource, SegmentationOptions, segment_cases
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.saved import SavedModel
+from deepmedic.sessions.common import estimates
 from deepmedic.sessions.inference import testing
 from deepmedic.sessions.inference.ensemble import NamedModel
 from deepmedic.sessions.inference.testing import TestPlan
@@ -49,9 +48,6 @@ _MOST_VOXELS, _FEWEST_VOXELS = 3600, 2000
 """Over all cases and classes, not all of which every case has; and the least that CKA is not warned of for."""
 _FEWEST_PER_CLASS = 48
 _SEGMENTS = 24
-_GIB = 2**30
-_SHARE_OF_MEMORY = 8
-"""Of the memory, the part for features, and after them for cases, when `memoryBudget` is not given."""
 
 
 @dataclass
@@ -77,6 +73,11 @@ class LayerPlan:
     @property
     def seed(self) -> int:
         return self.inference.arguments.seed
+
+    @property
+    def memory(self) -> int:
+        """Bytes that features may take, and after them the cases that are segmented again and again."""
+        return estimates.feature_budget(self.inference.config.execution)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,13 +192,7 @@ def _per_class(plan: LayerPlan) -> int:
     wanted = max(_FEWEST_PER_CLASS, -(-_MOST_VOXELS // groups))
     layers = all_layers(plan.model.architecture)
     per_voxel = bytes_per_voxel(plan.model.architecture, layers) * (2 + DRAWS + (plan.other is not None))
-    return max(1, min(wanted, _memory(plan.inference) // (per_voxel * groups)))
-
-
-def _memory(inference: TestPlan) -> int:
-    """Bytes that features may take, and after them the cases that are segmented again and again."""
-    budget = inference.config.execution.memory_budget
-    return int(budget * _GIB) if budget is not None else memory_limit() // _SHARE_OF_MEMORY
+    return max(1, min(wanted, plan.memory // (per_voxel * groups)))
 
 
 def _features(plan: LayerPlan) -> tuple[Bank, list[str]]:
@@ -254,7 +249,7 @@ def _similarities(plan: LayerPlan, bank: Bank, layers: Sequence[str], others: Se
 def _importance(plan: LayerPlan, kept: KeptUnits) -> list[Importance]:
     """Replace the units that were not replaced before; return what all of them do, in their order."""
     inference, units = plan.inference, units_of(plan.model.architecture)
-    source, skipped = _Held(inference.data, _memory(inference)), dict[str, str]()
+    source, skipped = _Held(inference.data, plan.memory), dict[str, str]()
     options = SegmentationOptions(
         inference=testing.inference_settings(inference),
         purpose="Validation",
@@ -302,9 +297,3 @@ class _Held:
 
     def tell(self, index: int) -> None:
         self._data.tell(index)
-
-
-def described(similarity: Similarity) -> dict[str, Any]:
-    """Plain values for JSON, with null for what is not defined."""
-    values = [[None if value != value else value for value in row] for row in similarity.values.tolist()]
-    return {"values": values, "notDefined": {str(name): reason for name, reason in similarity.reasons.items()}}
