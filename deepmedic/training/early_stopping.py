@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from deepmedic.config.training import EarlyStoppingConfig
 
@@ -31,3 +31,11 @@ def after_epoch(config: EarlyStoppingConfig, epoch: int, score: float | None, st
     if state["score"] is None or score > state["score"] + config.minimum_change:
         return {"score": float(score), "epoch": epoch, "stopped": False}
     return {**state, "stopped": epoch - state["epoch"] >= config.patience}
+
+
+def better(best: dict[str, Any] | None, this: dict[str, Any]) -> dict[str, Any]:
+    """The better one of two epochs, the earlier one of equal ones.
+
+    Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
+    """
+    return this if best is None or best["kind"] != this["kind"] or this["dice"] > best["dice"] else best

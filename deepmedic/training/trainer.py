@@ -18,20 +18,20 @@ from tqdm import tqdm
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.randomness import stream
 from deepmedic.data.segments import SegmentBatch
-from deepmedic.devices import numerical_precision
+from deepmedic.devices import is_deterministic, numerical_precision
 from deepmedic.metrics import confusion_counts, most_probable
-from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.training import early_stopping, network_weights, phases
 from deepmedic.training.averaging import WeightAverage
+from deepmedic.training.cost import TrainingCost
 from deepmedic.training.divergence import DivergenceGuard, Step
 from deepmedic.training.forgetting import ForgettingGuard
 from deepmedic.training.history import Role, VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.learning import begin_phase
-from deepmedic.training.losses import class_weights, pull_to_start, regularization, training_cost
 from deepmedic.training.memory_relief import within_memory
 from deepmedic.training.optimisers import Optimiser
+from deepmedic.training.recorded_step import RecordedStep
 from deepmedic.training.recorder import Recorder
 from deepmedic.training.schedules import (
     after_epoch,
@@ -110,8 +110,13 @@ class Trainer:
         self.optimiser, self.average = parts.optimiser, parts.average
         self.state = state
         self._phase_start = parts.phase_start
-        self._weights = parameters.regularized(parts.network)
-        self._pulled, self._start = self._pull()
+        self._cost = self._cost_of_phase()
+        possible = parts.device.type == "cuda" and not is_deterministic(parts.device, self.config.execution)
+        recorded = partial(RecordedStep, network=parts.network, device=parts.device, possible=possible)
+        self._training_step = recorded(
+            self._forward_and_backward, trained=lambda: self.optimiser.parameters, prepare=self._seed_dropout
+        )
+        self._validation_step = recorded(self._forward_and_count, trained=lambda: (), prepare=lambda: None)
         self._tally = SubepochTally.from_plain(tally, parts.device) if tally is not None else self._new_tally()
         self._guard = DivergenceGuard(parts.network, parts.device)
 
@@ -169,12 +174,13 @@ class Trainer:
         state.phase = phase_at(index, state.position.epoch, score)
         state.schedule, state.stopping = initial_state(), early_stopping.initial_state()
         self._announce_phase()
+        self._release_steps()
         self.config = self.session.in_phase(index)
         learning = begin_phase(self.network, self.config)
         self.optimiser, self.average = learning.optimiser, learning.average
         if not self.session.phases[index].reset_optimizer:
             self.optimiser.adopt(before)
-        self._pulled, self._start = self._pull()
+        self._cost = self._cost_of_phase()
         may_be_undone = self.session.phases[index].required_improvement is not None
         self._phase_start = network_weights.copy_of(self.network) if may_be_undone else None
 
@@ -196,14 +202,15 @@ class Trainer:
         position, started = self.state.position, time.monotonic()
         batches = source.subepoch(position.epoch, position.subepoch)
         tally = self._new_tally()
-        make_room = partial(self.parts.make_room, "validation")
+        make_room = partial(self._make_room, "validation")
         self.network.eval()
         with self._averaged():
             for index in tqdm(range(len(batches)), desc="validating", leave=False, disable=None):
                 segments = batches[index]
                 with torch.inference_mode():
-                    logits = within_memory(self._logits, segments, self.network, make_room, "batchsize_val_samples")
-                tally.add(self._counts(logits, segments.labels))
+                    compute = self._validation_step
+                    _, counts = within_memory(compute, segments, self.network, make_room, "batchsize_val_samples")
+                tally.add(counts)
                 self.parts.recorder.progress("validation", index + 1, len(batches))
                 self.parts.interruption.raise_if_requested()
         self._subepoch_finished("validation", tally, started)
@@ -234,7 +241,7 @@ class Trainer:
 
     def _step(self, batch: SegmentBatch, rate: float, momentum: float) -> tuple[Tensor, Tensor]:
         """Make one training step; return its cost (0-dimensional) and counts [class, 4], both on the device."""
-        make_room = partial(self.parts.make_room, "training")
+        make_room = partial(self._make_room, "training")
         logits, cost = within_memory(self._gradients, batch, self.network, make_room, "batchsize_train")
         self.optimiser.step(rate, momentum)
         if self.average is not None:
@@ -243,35 +250,34 @@ class Trainer:
 
     def _gradients(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
         """Return logits and cost of a batch, and leave the gradients of the cost in the parameters."""
+        logits, cost = self._training_step(batch, self._cost.changes_with(self.state.position.epoch))
+        return logits, cost
+
+    def _forward_and_backward(self, batch: SegmentBatch) -> tuple[Tensor, ...]:
         assert batch.labels is not None
-        self._seed_dropout()
-        self.optimiser.zero_grad()
         logits = self._logits(batch)
-        cost = self._cost(logits, batch.labels)
+        cost = self._cost(logits, batch.labels, self.state.position.epoch)
         cost.backward()
         return logits.detach(), cost.detach()
+
+    def _forward_and_count(self, batch: SegmentBatch) -> tuple[Tensor, ...]:
+        logits = self._logits(batch)
+        return logits, self._counts(logits, batch.labels)
 
     def _logits(self, batch: SegmentBatch) -> Tensor:
         with numerical_precision(self.config.execution.precision, self.parts.device):
             return self.network(*batch.inputs)
 
-    def _cost(self, logits: Tensor, labels: Tensor) -> Tensor:
-        config, classes = self.config, self.network.architecture.classes
-        epoch, epochs = self.state.position.epoch, self.session.total_epochs
-        weights = class_weights(config.loss.reweighting, labels, epoch, epochs, classes)
-        cost = training_cost(logits, labels, config.loss, weights)
-        cost = cost + regularization(self._weights, config.optimizer.l1, config.optimizer.l2)
-        if self._pulled:
-            cost = cost + pull_to_start(self._pulled, self._start, config.refinements.l2_to_start)
-        return cost
+    def _cost_of_phase(self) -> TrainingCost:
+        return TrainingCost(self.config, self.session.total_epochs, self.network, self.parts.start, self.parts.device)
 
-    def _pull(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the weights that are pulled to the start of the training, and that start; empty if none are."""
-        if self.config.refinements.l2_to_start == 0:
-            return [], []
-        assert self.parts.start is not None
-        kernels = parameters.trained_kernels(self.network)
-        return list(kernels.values()), [self.parts.start[name].to(self.parts.device) for name in kernels]
+    def _make_room(self, role: Role) -> bool:
+        """Give up recorded steps, and volumes that a sub-epoch does not need; return whether there were any."""
+        released = self._release_steps()
+        return self.parts.make_room(role) or released
+
+    def _release_steps(self) -> bool:
+        return any([self._training_step.release(), self._validation_step.release()])
 
     def _seed_dropout(self) -> None:
         """Make the masks of a step a function of seed and step, so that a resumed session draws the same ones."""
@@ -292,6 +298,7 @@ class Trainer:
         if validate is None and guard is None:
             return
         self._save()
+        self._release_steps()  # their memory is for tiles now
         self.network.eval()
         with self._averaged():
             if validate is not None:
@@ -313,8 +320,8 @@ class Trainer:
         if score is not None:
             # The checkpoint that is saved next is this epoch's.
             this = {"dice": score, "kind": kind, "epoch": epoch, "save_index": state.save_index + 1}
-            state.best = _better(state.best, this)
-            state.phase["best"], state.phase["last_score"] = _better(state.phase["best"], this), score
+            state.best = early_stopping.better(state.best, this)
+            state.phase["best"], state.phase["last_score"] = early_stopping.better(state.phase["best"], this), score
         state.phase["restores_best"] = phases.restores_best(config.early_stopping)
         state.stopping = early_stopping.after_epoch(config.early_stopping, epoch, score, state.stopping)
         if state.stopping["stopped"]:
@@ -385,11 +392,3 @@ class Trainer:
 
     def _phase_name(self) -> str:
         return self.session.phases[self.state.phase["index"]].name if self.session.phases else ""
-
-
-def _better(best: dict[str, Any] | None, this: dict[str, Any]) -> dict[str, Any]:
-    """The better one of two epochs, the earlier one of equal ones.
-
-    Scores on samples and on whole volumes cannot be compared; a session may change from one to the other.
-    """
-    return this if best is None or best["kind"] != this["kind"] or this["dice"] > best["dice"] else best

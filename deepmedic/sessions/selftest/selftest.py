@@ -14,11 +14,18 @@ import torch
 
 from deepmedic import devices, nvidia, versions
 from deepmedic.config.sections import ExecutionConfig
-from deepmedic.sessions.selftest import selftest_convolutions, selftest_numbers, selftest_resume, selftest_volumes
+from deepmedic.sessions.selftest import (
+    selftest_convolutions,
+    selftest_numbers,
+    selftest_resume,
+    selftest_steps,
+    selftest_volumes,
+)
 from deepmedic.sessions.selftest.selftest_reference import Check, Comparison, NotTestedError
 
 _CHECKS = (
     *selftest_numbers.CHECKS,
+    *selftest_steps.CHECKS,
     *selftest_convolutions.CHECKS,
     *selftest_volumes.CHECKS,
     *selftest_resume.CHECKS,
