@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.nn import functional
 
 from deepmedic.config.augmentation import Gaussian, SegmentAugmentation
-from deepmedic.data.segments import SegmentBatch, SegmentGeometry
+from deepmedic.data.segments import Lines, SegmentBatch, SegmentGeometry, SegmentPlaces
 from deepmedic.errors import ConfigError
 
 # Planes in the order in which they are rotated.
@@ -105,19 +106,26 @@ def compose(flips: np.ndarray, turns: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return axes, backwards
 
 
-def apply(batch: SegmentBatch, draws: SegmentDraws) -> SegmentBatch:
-    """Return the batch with the changes drawn for its segments, in all pathways and labels alike.
+def turned(places: SegmentPlaces, draws: SegmentDraws) -> SegmentPlaces:
+    """Return the places of segments that are reflected and rotated as drawn, in all pathways and labels alike.
+
+    Args:
+        places: axes that are exchanged have equal sizes.
+        draws: as many as segments, on the device of the places.
+    """
+    axes, backwards = draws.axes, draws.reversed
+    if axes is None or backwards is None:
+        return places
+    return places.with_lines(lambda lines: _turned_lines(lines, axes, backwards))
+
+
+def with_intensities(batch: SegmentBatch, draws: SegmentDraws) -> SegmentBatch:
+    """Return the batch with the shift and scale drawn for its segments.
 
     Args:
         draws: as many as segments, on the device of the batch.
     """
-    inputs = tuple(_change_intensities(values, draws) for values in batch.inputs)
-    labels = batch.labels
-    if draws.axes is not None and draws.reversed is not None:
-        inputs = tuple(_turn(values, draws.axes, draws.reversed) for values in inputs)
-        if labels is not None:
-            labels = _turn(labels[:, None], draws.axes, draws.reversed)[:, 0]
-    return SegmentBatch(inputs, labels)
+    return SegmentBatch(tuple(_change_intensities(values, draws) for values in batch.inputs), batch.labels)
 
 
 def _change_intensities(values: torch.Tensor, draws: SegmentDraws) -> torch.Tensor:
@@ -128,20 +136,16 @@ def _change_intensities(values: torch.Tensor, draws: SegmentDraws) -> torch.Tens
     return values
 
 
-def _turn(values: torch.Tensor, axes: torch.Tensor, backwards: torch.Tensor) -> torch.Tensor:
-    """Turn [segment, channel, x, y, z]; axes that are exchanged have equal sizes."""
-    segments, channels, *size = values.shape
-    strides = torch.where(axes == 0, size[1] * size[2], torch.where(axes == 1, size[2], 1))  # [segment, axis]
-    parts = []
-    for axis in range(3):
-        steps = torch.arange(size[axis], device=values.device)
-        position = torch.where(backwards[:, axis, None], size[axis] - 1 - steps, steps)
-        parts.append(position * strides[:, axis, None])
-    x, y, z = parts
-    # [segment, x, y, 1] + [segment, 1, 1, z]: the voxel that each voxel of the result is copied from
-    source = (x[:, :, None] + y[:, None, :])[..., None] + z[:, None, None, :]
-    flat = values.reshape(segments, channels, -1)
-    return torch.gather(flat, 2, source.view(segments, 1, -1).expand(-1, channels, -1)).view(values.shape)
+def _turned_lines(lines: Lines, axes: torch.Tensor, backwards: torch.Tensor) -> Lines:
+    """The line along each axis of the result: that of the axis it runs along, from the end if it runs backwards."""
+    longest = max(line.shape[1] for line in lines)
+    together = torch.cat([functional.pad(line, (0, longest - line.shape[1])) for line in lines], dim=1)
+    found = []
+    for axis, line in enumerate(lines):
+        steps = torch.arange(line.shape[1], device=line.device)
+        position = torch.where(backwards[:, axis, None], line.shape[1] - 1 - steps, steps)
+        found.append(together.gather(1, position + longest * axes[:, axis, None]))
+    return found[0], found[1], found[2]
 
 
 def _normal(generator: np.random.Generator, gaussian: Gaussian | None, shape: tuple[int, int]) -> torch.Tensor | None:

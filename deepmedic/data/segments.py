@@ -1,17 +1,24 @@
 """Segments of resident volumes: the input of every pathway, and the labels of the predicted box.
 
-All segments of a batch are cut together, by one index per voxel that is computed on the device.
+All segments of a batch are cut together, by one index per voxel that is computed on the device. The index is a sum of
+three lines of numbers, one along each axis. They are found for many batches at once: on a GPU the dozens of small
+kernels that this takes would keep the host longer than the network computes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.data.pool import VolumePool
+
+Lines = tuple[Tensor, Tensor, Tensor]
+"""int64 [segment, size] along x, y, z: what a voxel's position along that axis adds to the number of its element."""
 
 # Added to an element number for every axis along which a voxel is outside the volume: below any border element.
 _OUTSIDE = -(2**40)
@@ -66,28 +73,59 @@ class SegmentGeometry:
 class SegmentBatch:
     """A batch of segments on the device."""
 
-    inputs: tuple[torch.Tensor, ...]
+    inputs: tuple[Tensor, ...]
     """float32 [segment, channel, x, y, z], one per pathway."""
-    labels: torch.Tensor | None
+    labels: Tensor | None
     """int64 [segment, x, y, z] of the predicted box."""
 
 
-def gather(
-    pool: VolumePool, geometry: SegmentGeometry, rows: torch.Tensor, centres: torch.Tensor, with_labels: bool = True
+@dataclass(frozen=True)
+class SegmentPlaces:
+    """Where segments lie in the volumes of a pool's table, whatever elements these occupy."""
+
+    rows: Tensor
+    """int64 [segment], rows of the pool's table."""
+    inputs: tuple[Lines, ...]
+    """For each pathway."""
+    labels: Lines | None
+
+    def __getitem__(self, segments: slice) -> SegmentPlaces:
+        """Those of some segments."""
+        some = self.with_lines(lambda lines: (lines[0][segments], lines[1][segments], lines[2][segments]))
+        return replace(some, rows=self.rows[segments])
+
+    def with_lines(self, change: Callable[[Lines], Lines]) -> SegmentPlaces:
+        """The same with lines that are changed for all pathways and the labels alike."""
+        labels = None if self.labels is None else change(self.labels)
+        return replace(self, inputs=tuple(map(change, self.inputs)), labels=labels)
+
+
+def gather(pool: VolumePool, geometry: SegmentGeometry, rows: Tensor, centres: Tensor) -> SegmentBatch:
+    """Cut segments with labels around central voxels; arguments as of `places_around`."""
+    return cut(pool, places_around(pool, geometry, rows, centres))
+
+
+def gather_at(
+    pool: VolumePool, geometry: SegmentGeometry, rows: Tensor, starts: Tensor, with_labels: bool = False
 ) -> SegmentBatch:
-    """Cut segments around central voxels; see `gather_at`, from which only the reference point differs.
+    """Cut segments that begin at given voxels; arguments as of `places_at`."""
+    return cut(pool, places_at(pool, geometry, rows, starts, with_labels))
+
+
+def places_around(pool: VolumePool, geometry: SegmentGeometry, rows: Tensor, centres: Tensor) -> SegmentPlaces:
+    """Find segments with labels around central voxels; as `places_at` but for the point that is given.
 
     Args:
         centres: int64 [segment, 3], the central voxels of the normal pathway's segments.
     """
     x, y, z = geometry.centre
-    return _cut(pool, geometry, (rows, centres), (-x, -y, -z), with_labels)
+    return _places(pool, geometry, (rows, centres), (-x, -y, -z), with_labels=True)
 
 
-def gather_at(
-    pool: VolumePool, geometry: SegmentGeometry, rows: torch.Tensor, starts: torch.Tensor, with_labels: bool = False
-) -> SegmentBatch:
-    """Cut segments that begin at given voxels.
+def places_at(
+    pool: VolumePool, geometry: SegmentGeometry, rows: Tensor, starts: Tensor, with_labels: bool = False
+) -> SegmentPlaces:
+    """Find segments that begin at given voxels; valid as long as the pool's table has the same cases.
 
     What lies outside a volume is filled with the border values of its channels, and counts as background. Starts may
     be negative and segments larger than the volume.
@@ -96,33 +134,44 @@ def gather_at(
         rows: int64 [segment], rows of the pool's table, that is positions in the list of cases last required.
         starts: int64 [segment, 3], the first voxels of the normal pathway's segments.
     """
-    return _cut(pool, geometry, (rows, starts), (0, 0, 0), with_labels)
+    return _places(pool, geometry, (rows, starts), (0, 0, 0), with_labels)
 
 
-def _cut(
+def cut(pool: VolumePool, places: SegmentPlaces) -> SegmentBatch:
+    """Copy segments, and their labels if these have places, out of the pool."""
+    starts = pool.table.starts[places.rows][:, None]
+    first = starts + 1  # the voxels follow the border values
+    inputs = tuple(_channels(pool, _elements(lines, starts, first)) for lines in places.inputs)
+    labels = None
+    if places.labels is not None and pool.labels is not None:
+        elements = _elements(places.labels, starts, first)
+        labels = pool.labels.index_select(0, elements.view(-1)).view(elements.shape).long()
+    return SegmentBatch(inputs, labels)
+
+
+def _places(
     pool: VolumePool,
     geometry: SegmentGeometry,
-    places: tuple[torch.Tensor, torch.Tensor],
+    points: tuple[Tensor, Tensor],
     begin: Size3,
     with_labels: bool,
-) -> SegmentBatch:
-    """Cut segments that begin `begin` voxels after the given points; `places` are rows and points."""
-    rows, points = (tensor.to(pool.device, non_blocking=True) for tensor in places)
+) -> SegmentPlaces:
+    """Places of segments that begin `begin` voxels after the given points, rows and voxels."""
+    rows, voxels = (tensor.to(pool.device, non_blocking=True) for tensor in points)
     if with_labels and pool.labels is None:
         raise ValueError("Segments with labels were asked for, but the pool keeps no labels.")
     inputs = []
     for size, factor in zip(geometry.input_sizes, geometry.factors, strict=True):
         first = _sum(begin, _reach(geometry.receptive_field, factor))
-        inputs.append(_channels(pool, _elements(pool, (rows, points), first, size, factor)))
+        inputs.append(_lines(pool, (rows, voxels), first, size, factor))
     labels = None
-    if with_labels and pool.labels is not None:
+    if with_labels:
         first = _sum(begin, geometry.label_offset)
-        elements = _elements(pool, (rows, points), first, geometry.output_size, (1, 1, 1))
-        labels = pool.labels.index_select(0, elements.view(-1)).view(elements.shape).long()
-    return SegmentBatch(tuple(inputs), labels)
+        labels = _lines(pool, (rows, voxels), first, geometry.output_size, (1, 1, 1))
+    return SegmentPlaces(rows, tuple(inputs), labels)
 
 
-def _channels(pool: VolumePool, elements: torch.Tensor) -> torch.Tensor:
+def _channels(pool: VolumePool, elements: Tensor) -> Tensor:
     """float32 [segment, channel, x, y, z] from element numbers [segment, x, y, z]."""
     segments, channels = elements.shape[0], pool.channels.shape[0]
     values = torch.gather(
@@ -154,29 +203,36 @@ def _sum(one: Size3, other: Size3) -> Size3:
     return one[0] + other[0], one[1] + other[1], one[2] + other[2]
 
 
-def _elements(
-    pool: VolumePool, places: tuple[torch.Tensor, torch.Tensor], offset: Size3, size: Size3, factor: Size3
-) -> torch.Tensor:
-    """int64 [segment, x, y, z]: the element of the pool that each voxel of each segment comes from.
-
-    The segments begin `offset` voxels after the given points.
-    """
+def _lines(pool: VolumePool, places: tuple[Tensor, Tensor], offset: Size3, size: Size3, factor: Size3) -> Lines:
+    """The lines of segments that begin `offset` voxels after the given points."""
     rows, points = places
-    starts, sizes, strides = pool.table.starts[rows], pool.table.sizes[rows], pool.table.strides[rows]
-    summands = []
+    sizes, strides = pool.table.sizes[rows], pool.table.strides[rows]
+    lines = []
     for axis in range(3):
         positions = _positions(points[:, axis] + offset[axis], size[axis], factor[axis])
         outside = (positions < 0) | (positions >= sizes[:, axis, None])
-        summands.append((positions * strides[:, axis, None]).masked_fill_(outside, _OUTSIDE))
-    x, y, z = summands
-    x += starts[:, None] + 1
+        lines.append((positions * strides[:, axis, None]).masked_fill_(outside, _OUTSIDE))
+    x, y, z = lines
+    return x, y, z
+
+
+def _elements(lines: Lines, starts: Tensor, first: Tensor) -> Tensor:
+    """int64 [segment, x, y, z]: the element that each voxel of each segment comes from.
+
+    Args:
+        lines: of the segments.
+        starts: int64 [segment, 1], the element with the border values of each segment's case.
+        first: the one after it.
+    """
+    x, y, z = lines
+    x = x + first
     # [segment, x, y, 1] + [segment, 1, 1, z]; the first sum is small
     elements = (x[:, :, None] + y[:, None, :])[..., None] + z[:, None, None, :]
     # What is outside along any axis is far below zero: raise it to the element that holds the border values.
-    return torch.maximum(elements, starts[:, None, None, None], out=elements)
+    return torch.maximum(elements, starts[..., None, None], out=elements)
 
 
-def _positions(first: torch.Tensor, size: int, factor: int) -> torch.Tensor:
+def _positions(first: Tensor, size: int, factor: int) -> Tensor:
     """int64 [segment, size]: voxels of the image along one axis, for segments that begin at `first` [segment].
 
     A segment that begins before the image, at -m, does not keep its grid: its voxels m // factor, m // factor + 1, ...

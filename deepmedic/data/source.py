@@ -19,12 +19,14 @@ from deepmedic.data.reading import CaseReader, Reading, read_ahead, workers_of
 from deepmedic.data.residency import subepoch_bytes
 from deepmedic.data.sampling import SubepochPlan, SubepochRequest, SubepochSampler
 from deepmedic.data.sampling_maps import SamplingRule
-from deepmedic.data.segments import SegmentBatch, SegmentGeometry, gather
+from deepmedic.data.segments import SegmentBatch, SegmentGeometry, SegmentPlaces, cut, places_around
 from deepmedic.devices import return_freed_memory
 from deepmedic.errors import DataError
 
 log = logging.getLogger(__name__)
 
+_PLACED_AT_ONCE = 100
+"""Batches whose places in the volumes are found together."""
 _HORIZON = 20
 """Sub-epochs looked ahead to see which resident cases are wanted again soonest."""
 
@@ -239,8 +241,7 @@ class SubepochBatches:
         self._source = source
         self._plan = plan
         self._draws = draws
-        device = source.pool.device
-        self._rows, self._centres = plan.rows.to(device), plan.centres.to(device)
+        self._first, self._places = 0, self._placed(0)
 
     def __len__(self) -> int:
         return max(len(self._plan) // self._source.settings.batch_size, 1)
@@ -248,11 +249,22 @@ class SubepochBatches:
     def __getitem__(self, batch: int) -> SegmentBatch:
         if not 0 <= batch < len(self):
             raise IndexError(f"batch {batch} of {len(self)}")
-        part = self._part(batch)
-        source = self._source
+        source, part = self._source, self._part(batch)
         source.keep_what_is_read()
-        segments = gather(source.pool, source.geometry, self._rows[part], self._centres[part])
-        return segments if self._draws is None else augmentation.apply(segments, self._draws[part])
+        if batch // _PLACED_AT_ONCE != self._first:
+            self._first = batch // _PLACED_AT_ONCE
+            self._places = self._placed(self._first)
+        before = self._first * _PLACED_AT_ONCE * source.settings.batch_size
+        segments = cut(source.pool, self._places[part.start - before : part.stop - before])
+        return segments if self._draws is None else augmentation.with_intensities(segments, self._draws[part])
+
+    def _placed(self, number: int) -> SegmentPlaces:
+        """The places of so many segments, turned as they were drawn."""
+        together = _PLACED_AT_ONCE * self._source.settings.batch_size
+        part = slice(number * together, (number + 1) * together)
+        source = self._source
+        places = places_around(source.pool, source.geometry, self._plan.rows[part], self._plan.centres[part])
+        return places if self._draws is None else augmentation.turned(places, self._draws[part])
 
     def case_names(self, batch: int) -> list[str]:
         """Names of the cases that a batch was drawn from."""

@@ -8,9 +8,19 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare, kstest
 
 from deepmedic.config.augmentation import Gaussian, SegmentAugmentation
-from deepmedic.data.augmentation import SegmentDraws, apply, check_rotation, compose, draw_segment_augmentation
+from deepmedic.data.augmentation import (
+    SegmentDraws,
+    check_rotation,
+    compose,
+    draw_segment_augmentation,
+    turned,
+    with_intensities,
+)
+from deepmedic.data.nifti import array_header
+from deepmedic.data.pool import VolumePool
+from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.randomness import stream
-from deepmedic.data.segments import SegmentBatch, SegmentGeometry
+from deepmedic.data.segments import SegmentBatch, SegmentGeometry, cut, places_at
 from deepmedic.errors import ConfigError
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "augmentation" / "augmentation.npz"
@@ -33,22 +43,49 @@ def batch_of(golden, device="cpu"):
     return SegmentBatch(inputs, torch.tensor(golden["aug.seglab"], device=device).long()[None])
 
 
-def turned(flips=(False,) * 3, turns=(0, 0, 0), device="cpu"):
+def drawn(flips=(False,) * 3, turns=(0, 0, 0), device="cpu"):
     axes, backwards = compose(np.array([flips]), np.array([turns]))
     return SegmentDraws(None, None, torch.from_numpy(axes), torch.from_numpy(backwards)).to(device)
+
+
+def apply(batch, draws):
+    """Segments that lie in volumes, with what was drawn done to them, as if these volumes were the given segments."""
+    inputs = tuple(_apply_to(values, draws) for values in with_intensities(batch, draws).inputs)
+    labels = None if batch.labels is None else _apply_to(batch.labels[:, None], draws)[:, 0]
+    return SegmentBatch(inputs, labels)
+
+
+def _apply_to(values, draws):
+    """Cut from a volume that holds the numbers of its voxels, and look these up: so no type is lost."""
+    segments, channels, *size = values.shape
+    case = PreparedCase(
+        name="numbers",
+        header=array_header(tuple(size), np.eye(4)),
+        channels=torch.arange(float(np.prod(size))).view(1, *size),
+        labels=None,
+        roi=None,
+        weight_maps=None,
+        padding=((0, 0),) * 3,
+        border_values=torch.full((1,), -1.0),
+    )
+    pool = VolumePool.of_cases([case], values.device)
+    geometry = SegmentGeometry((tuple(size),), ((1, 1, 1),), (1, 1, 1), tuple(size))
+    places = places_at(pool, geometry, torch.zeros(segments).long(), torch.zeros(segments, 3).long())
+    numbers = cut(pool, turned(places, draws)).inputs[0].view(segments, 1, -1).long()
+    return values.reshape(segments, channels, -1).gather(2, numbers.expand(-1, channels, -1)).view(values.shape)
 
 
 class TestAgainstTheOriginal:
     @pytest.mark.parametrize("flips", ["100", "010", "001", "110", "111"])
     def test_reflection(self, flips, golden, device):
-        batch = apply(batch_of(golden, device), turned(tuple(flip == "1" for flip in flips), device=device))
+        batch = apply(batch_of(golden, device), drawn(tuple(flip == "1" for flip in flips), device=device))
         self.assert_equal(batch, golden, f"aug.flip_{flips}")
 
     @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
     @pytest.mark.parametrize("plane", list(PLANES))
     def test_rotation(self, plane, degrees, golden, device):
         turns = tuple(degrees // 90 if name == plane else 0 for name in PLANES)
-        batch = apply(batch_of(golden, device), turned(turns=turns, device=device))
+        batch = apply(batch_of(golden, device), drawn(turns=turns, device=device))
         self.assert_equal(batch, golden, f"aug.rot90_{plane}_{degrees}")
 
     def test_histogram(self, golden):
@@ -93,7 +130,7 @@ def test_reflections_and_rotations_in_turn_for_each_segment(choices, size):
 
 def test_sizes_may_differ_where_only_half_turns_are_made():
     values = torch.arange(2 * 3 * 4.0).view(1, 1, 2, 3, 4)
-    result = apply(SegmentBatch((values,), None), turned((True, False, False), (2, 0, 0)))
+    result = apply(SegmentBatch((values,), None), drawn((True, False, False), (2, 0, 0)))
     # reversed along x twice, along y once
     assert torch.equal(result.inputs[0], values.flip(3))
     assert result.labels is None

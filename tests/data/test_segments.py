@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.data.pool import PoolLayout, VolumePool
-from deepmedic.data.segments import SegmentGeometry, gather, gather_at
+from deepmedic.data.segments import SegmentGeometry, cut, gather, gather_at, places_at
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "geometry"
 LOWRES = json.loads((GOLDEN / "lowres.json").read_text())
@@ -236,3 +236,21 @@ def test_layout_of_a_case_says_what_is_kept(make_case):
     layout = PoolLayout.of(make_case(with_roi=True, n_weight_maps=2))
     assert layout == PoolLayout(channels=2, label_dtype=torch.uint8, roi=True, weight_maps=2)
     assert layout.bytes_per_voxel == 2 * 4 + 1 + 1 + 2 * 4
+
+
+def test_places_stay_valid_while_cases_move_in_the_pool(make_case, make_pool):
+    """Found once for many batches, they say where voxels are in a case, not which elements that case occupies."""
+    cases = [make_case((6, 5, 4), seed) for seed in range(3)]
+    pool = make_pool(cases)
+    geometry = geometry_of((3, 3, 3), (3, 3, 3), ((3, 3, 3),))
+    pool.require([2, 1], lambda number: cases[number])
+    places = places_at(pool, geometry, points(0, 1, 0, 1), points([0, 0, 0], [1, 2, 1], [3, 2, 1], [-1, 0, 2]), True)
+    before, starts = cut(pool, places), pool.table.starts.tolist()
+    assert pool.shrink(0)
+    assert pool.table.starts.tolist() != starts
+    after = cut(pool, places)
+    for one, other in zip((*before.inputs, before.labels), (*after.inputs, after.labels), strict=True):
+        assert torch.equal(one, other)
+    part = cut(pool, places[1:3])
+    assert torch.equal(part.inputs[1], before.inputs[1][1:3])
+    assert torch.equal(part.labels, before.labels[1:3])

@@ -15,6 +15,7 @@ from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.augmentation import AffineAugmentation, SegmentAugmentation
 from deepmedic.config.sections import PreprocessingConfig
 from deepmedic.config.training import AugmentationConfig, SamplingConfig
+from deepmedic.data import source as source_module
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds, DataSet
 from deepmedic.data.pool import PoolLayout, VolumePool, elements_for
@@ -89,6 +90,17 @@ def test_subepoch_depends_on_its_numbers_only(make_source, augmentation):
     assert same(all_of(other, 1, 2), later)
     assert not same(all_of(one, 1, 1), later)
     assert not same(all_of(make_source(augmentation=augmentation, seed=2), 1, 2), later)
+
+
+@pytest.mark.parametrize("augmentation", [None, AUGMENTED])
+def test_how_many_batches_are_placed_together_makes_no_difference(make_source, augmentation, monkeypatch):
+    chosen = {"augmentation": augmentation, "segments": 21}
+    together = all_of(make_source(**chosen))
+    monkeypatch.setattr(source_module, "_PLACED_AT_ONCE", 2)
+    assert same(all_of(make_source(**chosen)), together)
+    batches = make_source(**chosen).subepoch(0, 0)
+    assert torch.equal(batches[4].inputs[0], together[-2])
+    assert torch.equal(batches[0].inputs[0], together[0])
 
 
 def test_last_batch_is_left_out_unless_it_is_the_only_one(make_source):
