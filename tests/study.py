@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -48,10 +49,13 @@ TRAIN: dict[str, Any] = {
     "norm_zscore_prms": {"apply_to_all_channels": True},
     "report": False,
 }
-VALIDATION: dict[str, Any] = {
+VALIDATION_CASES: dict[str, Any] = {
     "channelsValidation": ["lists/val_t1.cfg", "lists/val_t2.cfg"],
     "gtLabelsValidation": "lists/val_labels.cfg",
     "roiMasksValidation": "lists/val_roi.cfg",
+}
+VALIDATION: dict[str, Any] = {
+    **VALIDATION_CASES,
     "performValidationOnSamplesThroughoutTraining": True,
     "performFullInferenceOnValidationImagesEveryFewEpochs": True,
     "numberValidationSegmentsLoadedOnGpuPerSubep": 4,
@@ -68,6 +72,21 @@ TEST: dict[str, Any] = {
     "norm_zscore_prms": {"apply_to_all_channels": True},
     "report": False,
 }
+COMPARE: dict[str, Any] = {
+    "sessionName": "cmp",
+    "folderForOutput": "out",
+    "sourceModels": ["A.save"],
+    "modelConfigs": ["model.cfg"],
+    "trainConfig": "short.cfg",
+    "initialisations": ["WT", "RI"],
+    "seeds": [0, 1],
+}
+LEARNING: dict[str, Any] = {
+    "batchsize_train": 8,
+    "sgd0orAdam1orRms2": 1,
+    "numberTrainingSegmentsLoadedOnGpuPerSubep": 80,
+}
+"""Changes to `TRAIN` by which a model does learn from so few cases."""
 
 
 @dataclass
@@ -142,6 +161,9 @@ class Study:
     def test(self, name: str = "test", **changes: Any) -> Path:
         return self.config(name, TEST, **changes)
 
+    def comparison(self, **changes: Any) -> Path:
+        return self.config("compare", COMPARE, **changes)
+
     def newest(self) -> Path:
         """The undated name of the session's newest checkpoint."""
         return self.checkpoints / "net.first.latest.save"
@@ -169,6 +191,12 @@ def toml(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(toml, value)) + "]"
     return json.dumps(str(value) if isinstance(value, Path) else value)
+
+
+def table_of(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by its head."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def spawn(words: list[Any], fault: str = "", **options: Any) -> subprocess.Popen[str]:

@@ -95,6 +95,11 @@ def source(study, source_once) -> Path:
     return Path(shutil.copy(source_once, study.folder / "A.save"))
 
 
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by tests that need pictures, which others of an analysis do without: drawing takes longest of all."""
+
+
 class Outcome(NamedTuple):
     code: int
     out: str

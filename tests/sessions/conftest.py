@@ -5,6 +5,24 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from study_fixtures import one_thread, run, source, source_once, study, without_waiting_for_the_disk, written_once
+from study_fixtures import (
+    one_thread,
+    pictures,
+    run,
+    source,
+    source_once,
+    study,
+    without_waiting_for_the_disk,
+    written_once,
+)
 
-__all__ = ["one_thread", "run", "source", "source_once", "study", "without_waiting_for_the_disk", "written_once"]
+__all__ = [
+    "one_thread",
+    "pictures",
+    "run",
+    "source",
+    "source_once",
+    "study",
+    "without_waiting_for_the_disk",
+    "written_once",
+]

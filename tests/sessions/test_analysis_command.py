@@ -15,7 +15,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-from study import SIZE, Study
+from study import LEARNING, SIZE, Study
 from study_fixtures import quick
 
 import deepmedic
@@ -36,13 +36,6 @@ TARGET = {
     "voxelsPerClass": 24,
     "segmentsPerCase": 8,
 }
-LEARNING = {
-    "numberOfEpochs": 4,
-    "numberTrainingSegmentsLoadedOnGpuPerSubep": 80,
-    "batchsize_train": 8,
-    "sgd0orAdam1orRms2": 1,
-    "learningRate": 0.02,
-}
 
 
 @pytest.fixture(scope="module")
@@ -50,19 +43,15 @@ def taught_once(tmp_path_factory) -> Path:
     """Five cases, and a model that learnt to tell their classes from four of them."""
     study = Study(tmp_path_factory.mktemp("taught"))
     study.write_cases(5)
-    config = study.train(**LEARNING)
+    config = study.train(numberOfEpochs=4, learningRate=0.02, **LEARNING)
     with quick():
         assert cli.main(["-newModel", str(study.model()), "-train", str(config), "-dev", "cpu"]) == 0
     return study.folder
 
 
-@pytest.fixture
-def pictures() -> None:
-    """Asked for by tests that need pictures; drawing takes longer than all else."""
-
-
 @pytest.fixture(autouse=True)
 def _pictures_where_asked_for(request, monkeypatch) -> None:
+    """Drawing takes longer than all else."""
     if "pictures" not in request.fixturenames:
         monkeypatch.setattr(analysis_results, "draw_analysis", lambda plain, folder: [])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import re
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study import SIZE, VALIDATION, Study
+from study import LEARNING, SIZE, VALIDATION_CASES, Study, table_of
 from study_fixtures import quick
 
 from deepmedic import cli
@@ -28,7 +27,6 @@ from deepmedic.sessions.transfer.comparison_configs import Compared, read_compar
 from deepmedic.sessions.transfer.comparison_runs import Source, nested_subjects
 from deepmedic.sessions.transfer.pair_identity import architecture_digest, images_digest
 
-LEARNING = {"batchsize_train": 8, "sgd0orAdam1orRms2": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 80}
 HEAD_ALONE = {
     "numberOfEpochs": 1,
     "numberOfSubepochs": 1,
@@ -36,19 +34,10 @@ HEAD_ALONE = {
     "layersToFreezeNormal": [1, 2],
     "layersToFreezeSubsampled": [1, 2],
     "layersToFreezeFC": [1],
-    **{key: value for key, value in VALIDATION.items() if key.endswith("Validation")},
+    **VALIDATION_CASES,
 }
 """Only the classification layer learns, so that features help by construction."""
 NEXT_TO_NOTHING = {**HEAD_ALONE, "numberTrainingSegmentsLoadedOnGpuPerSubep": 8}
-COMPARE = {
-    "sessionName": "cmp",
-    "folderForOutput": "out",
-    "sourceModels": ["A.save"],
-    "modelConfigs": ["model.cfg"],
-    "trainConfig": "short.cfg",
-    "initialisations": ["WT", "RI"],
-    "seeds": [0, 1],
-}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +74,7 @@ def compare(taught, run) -> Callable[..., Any]:
     """Run `-compare`; return what it found, or the refusal where one is expected."""
 
     def compare(*words: Any, expected: int = 0, **changes: Any) -> Any:
-        outcome = run("-compare", taught.config("compare", COMPARE, **changes), *words)
+        outcome = run("-compare", taught.comparison(**changes), *words)
         assert outcome.code == expected, outcome.err
         path = taught.out / "comparisons" / "cmp" / "comparison.json"
         return outcome if expected or not path.exists() else json.loads(path.read_text())
@@ -115,11 +104,11 @@ class TestPlanted:
         assert setting["featureReuse"]["mean"] > 0.2
         assert (setting["trainingCases"], setting["seeds"], len(setting["subjects"])) == (2, [0, 1], 2)
         folder = taught.out / "comparisons" / "cmp"
-        rows = list(csv.DictReader((folder / "runs.csv").open()))
+        rows = table_of(folder / "runs.csv")
         assert len(rows) == 3 * 2 * 2
         of_arm = [float(row["dice"]) for row in rows if row["initialisation"] == "WT"]
         assert np.mean(of_arm) == pytest.approx(setting["arms"][0]["dice"]["mean"])
-        table = list(csv.DictReader((folder / "comparison.csv").open()))
+        table = table_of(folder / "comparison.csv")
         assert [row["initialisation"] for row in table] == ["WT", "ST", "RI"]
         assert "verdict: HELPS" in (folder / "comparison.txt").read_text()
 
@@ -197,7 +186,7 @@ class TestSweeps:
 class TestRefusals:
     def test_check_lists_the_runs_and_writes_nothing(self, taught, compare, run) -> None:
         before = taught.files()
-        outcome = run("-compare", taught.config("compare", COMPARE), "-check")
+        outcome = run("-compare", taught.comparison(), "-check")
         assert outcome.code == 0, outcome.err
         assert "runs: 4, of which 4 to do" in outcome.out
         assert "RI_n2_seed1: to do" in outcome.out
@@ -236,7 +225,7 @@ class TestRefusals:
 class TestForecasts:
     def test_a_forecast_of_the_pair_is_scored_and_a_later_one_is_not(self, taught, compare) -> None:
         problems = ProblemList()
-        [one] = read_compared(load_comparison_config(taught.config("compare", COMPARE)))
+        [one] = read_compared(load_comparison_config(taught.comparison()))
         forecast = {
             "model": {
                 "sha256": sha256_of(taught.folder / "A.save"),

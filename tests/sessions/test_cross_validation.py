@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from study import CLASSES, Study
+from study import CLASSES, Study, table_of
 
 CASES = 4
 NEW = ("-newModel", "model.cfg", "-train", "train.cfg")
@@ -62,8 +61,7 @@ def test_every_subject_is_held_out_once_and_one_table_sums_up(study, run):
             ]["split"]["asked"]
             == f"fold {fold} of -crossValidate 2"
         )
-    with open(study.out / "predictions" / "first" / "cross_validation.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = table_of(study.out / "predictions" / "first" / "cross_validation.csv")
     overall = [row for row in rows if row["fold"] == "all"]
     for row in overall:
         dices = [score["dice"] for score in found["scores"] if score["class_name"] == row["class_name"]]

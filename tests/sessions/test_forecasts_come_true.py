@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections import defaultdict
@@ -11,30 +10,20 @@ from typing import Any
 
 import pytest
 from scipy import stats
-from study import VALIDATION, Study, spawn
+from study import LEARNING, VALIDATION_CASES, Study, spawn, table_of
 from study_fixtures import quick
 
 from deepmedic import cli
 from deepmedic.analysis.ledger import read_ledger
 
 SOURCES = ("A", "B", "C")
-LEARNING = {"batchsize_train": 8, "sgd0orAdam1orRms2": 1, "numberTrainingSegmentsLoadedOnGpuPerSubep": 80}
 SHORT = {
     **LEARNING,
     "sessionName": "task",
     "numberOfEpochs": 1,
     "numberOfSubepochs": 1,
     "learningRate": 0.02,
-    **{key: value for key, value in VALIDATION.items() if key.endswith("Validation")},
-}
-COMPARE = {
-    "sessionName": "cmp",
-    "folderForOutput": "out",
-    "sourceModels": [f"{name}.save" for name in SOURCES],
-    "modelConfigs": ["model.cfg"],
-    "trainConfig": "task.cfg",
-    "initialisations": ["WT", "RI"],
-    "seeds": [0, 1],
+    **VALIDATION_CASES,
 }
 
 
@@ -67,7 +56,7 @@ def command(*words: Any) -> str:
 def measured_gains(folder: Path) -> dict[str, float]:
     """Gain of each source, from the table of runs alone: mean of WT less RI over seeds and subjects."""
     dice: dict[str, dict[tuple[str, str], float]] = defaultdict(dict)
-    for row in csv.DictReader((folder / "runs.csv").open()):
+    for row in table_of(folder / "runs.csv"):
         dice[row["source"] or "RI"][row["seed"], row["subject"]] = float(row["dice"])
     random = dice.pop("RI")
     return {source: sum(own[key] - random[key] for key in random) / len(random) for source, own in dice.items()}
@@ -77,7 +66,9 @@ def test_forecasts_are_compared_with_what_came_true(study) -> None:
     models = [study.folder / f"{name}.save" for name in SOURCES]
     printed = command("-analyse", study.train("task", **SHORT), "-model", *models)
     assert "Forecast kept: " in printed
-    printed = command("-compare", study.config("compare", COMPARE))
+    printed = command(
+        "-compare", study.comparison(sourceModels=[f"{name}.save" for name in SOURCES], trainConfig="task.cfg")
+    )
     for number in (1, 2, 3):
         assert f"Forecast {number} is compared with what came true: " in printed
 

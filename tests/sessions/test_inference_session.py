@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -10,7 +9,7 @@ import signal
 import nibabel as nib
 import numpy as np
 import pytest
-from study import Study
+from study import Study, table_of
 
 from deepmedic import checkpoints, cli
 from deepmedic.files import sha256_of
@@ -57,7 +56,7 @@ def test_results_have_the_promised_names_types_and_geometry(study, run, model, p
     assert np.array_equal(segmentation.affine, scan.affine)
     roi = np.asarray(nib.load(study.image(2, "roi")).dataobj) > 0
     assert not np.asarray(segmentation.dataobj)[~roi].any()
-    [row] = [row for row in csv.DictReader((predictions.parent / "metrics.csv").open()) if row["class_index"] == "1"]
+    [row] = [row for row in table_of(predictions.parent / "metrics.csv") if row["class_index"] == "1"]
     assert (row["case"], row["class_name"]) == ("case2", "core")
     assert f"Results: {predictions.parent}" in outcome.out
     assert f"itksnap -g {study.image(2, 't1')} -s {predictions / 'case2_Segm.nii.gz'}" in outcome.out
@@ -210,7 +209,7 @@ def test_metrics_of_classes_that_are_nowhere(study, run, model, predictions):
     labels = np.zeros((20, 18, 16), np.uint8)
     study.write_image(2, "labels", labels)
     assert run("-test", study.folder / "test.cfg", "-model", model).code == 0
-    rows = {row["class_index"]: row for row in csv.DictReader((predictions.parent / "metrics.csv").open())}
+    rows = {row["class_index"]: row for row in table_of(predictions.parent / "metrics.csv")}
     predicted = np.asarray(nib.load(predictions / "case2_Segm.nii.gz").dataobj)
     for number in ("1", "2"):
         assert float(rows[number]["dice"]) == 0.0 if (predicted == int(number)).any() else rows[number]["dice"] == "nan"
@@ -223,7 +222,7 @@ def test_tables_of_classes_and_regions(study, run, model, predictions):
     assert outcome.code == 0
     assert "Scores over 2 cases, mean [95 % confidence interval]:\nclass " in outcome.out
     assert f"A table for a paper (Markdown, LaTeX): {predictions.parent / 'metrics.md'}" in outcome.out
-    rows = list(csv.DictReader((predictions.parent / "metrics.csv").open()))
+    rows = table_of(predictions.parent / "metrics.csv")
     assert [row["class_name"] for row in rows[:4]] == ["whole foreground", "core", "shell", "both"]
     for row, region in zip(rows[0::4], rows[3::4], strict=True):
         different = ("class_index", "class_name")

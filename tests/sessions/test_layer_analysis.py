@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from study import Study
+from study import Study, table_of
 
 from deepmedic import checkpoints
 from deepmedic.sessions.transfer import layer_analysis, layer_results
@@ -22,11 +21,6 @@ BOTH = {
     "roiMasks": "lists/train_roi.cfg",
     "namesForPredictionsPerCase": None,
 }
-
-
-@pytest.fixture
-def pictures() -> None:
-    """Asked for by a test that needs them."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +41,7 @@ def found(study: Study) -> dict[str, Any]:
 
 
 def table(study: Study, name: str) -> list[dict[str, str]]:
-    with (results(study) / name).open() as file:
-        return list(csv.DictReader(file))
+    return table_of(results(study) / name)
 
 
 def digests(folder: Path) -> dict[str, str]:

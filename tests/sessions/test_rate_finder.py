@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from study import Study
+from study import Study, table_of
 
 from deepmedic.arguments import parse
 from deepmedic.model import parameters
@@ -29,11 +28,6 @@ def _pictures_where_asked_for(request, monkeypatch) -> None:
         monkeypatch.setattr(rate_finder, "draw_learning_rates", lambda plain, path: path)
 
 
-@pytest.fixture
-def pictures() -> None:
-    """Asked for by a test that needs them."""
-
-
 def results(study: Study) -> Path:
     return study.out / "learningRates" / "first"
 
@@ -43,8 +37,7 @@ def found(study: Study) -> dict[str, Any]:
 
 
 def table(study: Study, name: str) -> list[dict[str, str]]:
-    with (results(study) / name).open() as file:
-        return list(csv.DictReader(file))
+    return table_of(results(study) / name)
 
 
 def digest(path: Path) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
+from study import table_of
 
 from deepmedic import checkpoints
 from deepmedic.files import sha256_of
@@ -193,7 +193,7 @@ def test_components_are_removed_from_labels_and_scores(study, run, source):
     assert 0 < (after > 0).sum() < (before > 0).sum()
     assert np.array_equal(image(study, "ProbMapClass1", "plain"), image(study, "ProbMapClass1"))
     truth = np.asarray(nib.load(study.image(2, "labels")).dataobj)
-    rows = list(csv.DictReader((predictions(study).parent / "metrics.csv").open()))
+    rows = table_of(predictions(study).parent / "metrics.csv")
     for number in (1, 2):
         [row] = [row for row in rows if row["class_index"] == str(number)]
         both = ((after == number) & (truth == number)).sum()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import json
 
 import nibabel as nib
 import numpy as np
 import pytest
 from nibabel.processing import resample_from_to
+from study import table_of
 
 import deepmedic
 from deepmedic import checkpoints
@@ -146,7 +146,7 @@ def test_a_case_is_resampled_and_its_results_return(study, run, source, roi, til
     inside = mask > 0 if roi else np.ones(labels.shape, bool)
     assert np.array_equal(np.asarray(segmentation.dataobj), found.argmax(axis=0) * inside)
     np.testing.assert_allclose(found.sum(axis=0), inside, atol=1e-4)
-    rows = csv.DictReader((predictions(study).parent / "metrics.csv").open())
+    rows = table_of(predictions(study).parent / "metrics.csv")
     assert {row["class_index"]: int(row["voxels_truth"]) for row in rows}["2"] == (labels == 2).sum()
     settings = json.loads((predictions(study) / "case7.json").read_text())["settings"]
     np.testing.assert_allclose(settings["resample_to"], TRAINED)
@@ -194,7 +194,7 @@ def test_a_case_stored_along_other_axes_gets_the_same_result_in_its_own_space(st
         turned = reoriented(other, nib.aff2axcodes(one.affine))
         np.testing.assert_allclose(turned.affine, one.affine, atol=1e-4)
         assert np.array_equal(np.asarray(turned.dataobj), np.asarray(one.dataobj))
-    rows = list(csv.DictReader((predictions(study).parent / "metrics.csv").open()))
+    rows = table_of(predictions(study).parent / "metrics.csv")
     first, second = ([row for row in rows if row["case"] == f"case{number}"] for number in (7, 8))
     for here, there in zip(first, second, strict=True):
         assert (here["dice"], here["voxels_predicted"]) == (there["dice"], there["voxels_predicted"])

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import signal
 
 import numpy as np
 import pytest
 import torch
+from study import table_of
 
 from deepmedic import checkpoints
 from deepmedic.model.parameters import named_tensors
@@ -52,8 +52,8 @@ def history_of(study) -> History:
 def mean_dice(study, run, model) -> float:
     """What an inference of its own says of a model on the cases."""
     assert run("-test", study.test(), "-model", model, "-overwrite").code == 0
-    with open(study.out / "predictions" / "segment" / "metrics.csv", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["class_index"] in ("1", "2")]
+    rows = table_of(study.out / "predictions" / "segment" / "metrics.csv")
+    rows = [row for row in rows if row["class_index"] in ("1", "2")]
     assert len(rows) == 2
     return float(np.mean([float(row["dice"]) for row in rows]))
 
