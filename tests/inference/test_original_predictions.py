@@ -10,6 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from original_names import canonical, is_saved
 
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
@@ -27,15 +28,6 @@ from deepmedic.model.network import DeepMedicNet
 from deepmedic.model.parameters import load_tensors
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "checkpoint"
-ROLES = {
-    "bias_b": "bias",
-    "conv_W": "weight",
-    "bn_gamma": "bn_gamma",
-    "bn_beta": "bn_beta",
-    "bn_roll_mean": "bn_mean_rolling",
-    "bn_roll_var": "bn_var_rolling",
-    "prelu_a": "prelu_alpha",
-}
 
 
 @dataclass(frozen=True)
@@ -103,21 +95,10 @@ def original_network(model: str) -> DeepMedicNet:
     tensors = {}
     with np.load(GOLDEN / model / "params.npz") as arrays:
         for key in arrays.files:
-            *place, role = key.split(".")
-            if role not in ROLES:
-                continue
-            tensors[f"{canonical(place)}/{ROLES[role]}"] = torch.from_numpy(arrays[key])
+            if is_saved(key):
+                tensors[canonical(key)] = torch.from_numpy(arrays[key])
     load_tensors(net, tensors)
     return net
-
-
-def canonical(place: list[str]) -> str:
-    """Pathway and layer: ["path1", "subsampled", "block0"] is "subsampled1/1"."""
-    if place == ["softmax"]:
-        return "softmax"
-    path, kind, block = place
-    name = f"subsampled{path.removeprefix('path')}" if kind == "subsampled" else kind
-    return f"{name}/{int(block.removeprefix('block')) + 1}"
 
 
 def original_data(model: str, preprocessing: PreprocessingConfig, *, roi: bool) -> DataSet:

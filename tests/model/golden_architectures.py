@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from original_names import canonical
 
 from deepmedic.config.architecture import Architecture, Pathway
 
@@ -25,20 +26,6 @@ ORIGINALS = (
 ALL = (*ORIGINALS, "lowrank")
 
 _PADDINGS = {"VALID": "valid", None: "valid", "SAME": "zero", "zero": "zero", "MIRROR": "mirror", "mirror": "mirror"}
-_ROLES = {
-    "conv_W": "weight",
-    "conv_Wx": "weight_x",
-    "conv_Wy": "weight_y",
-    "conv_Wz": "weight_z",
-    "bias_b": "bias",
-    "bn_gamma": "bn_gamma",
-    "bn_beta": "bn_beta",
-    "bn_roll_mean": "bn_mean_rolling",
-    "bn_roll_var": "bn_var_rolling",
-    "bn_mean": "bn_mean",
-    "bn_var": "bn_var",
-    "prelu_a": "prelu_alpha",
-}
 
 
 def read_meta(name: str) -> dict[str, Any]:
@@ -76,13 +63,11 @@ def without_dropout(architecture: Architecture) -> Architecture:
 
 
 def canonical_name(golden: str, meta: dict[str, Any]) -> str:
-    """`path1.subsampled.block2.conv_W` -> `subsampled1/3/weight`."""
-    if golden == "softmax.bias_b":
-        return "softmax/bias"
-    path, kind, block, role = golden.split(".")
-    pathway = f"subsampled{_number(path)}" if kind == "subsampled" else kind
-    assert meta["path_types"][_number(path)] == kind
-    return f"{pathway}/{_number(block) + 1}/{_ROLES[role]}"
+    """The canonical name of a variable, whose pathway is of the kind that the original's name says."""
+    if golden.startswith("path"):
+        path, kind, *_ = golden.split(".")
+        assert meta["path_types"][_number(path)] == kind
+    return canonical(golden)
 
 
 def golden_parameters(name: str, *, derived: bool = False) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ own config files; only the segments are given, as they were given there.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from original_names import canonical
 from study_fixtures import quick
 
 from deepmedic import checkpoints, cli
@@ -29,31 +29,12 @@ from deepmedic.training.trainer import Trainer
 GOLDEN = Path(__file__).parents[1] / "golden"
 CONTINUED = GOLDEN / "continued"
 STEPS, STEPS_PER_SUBEPOCH, FIRST_EPOCH = 8, 2, 2
-ROLES = {
-    "conv_W": "weight",
-    "bias_b": "bias",
-    "bn_gamma": "bn_gamma",
-    "bn_beta": "bn_beta",
-    "prelu_a": "prelu_alpha",
-    "bn_roll_mean": "bn_mean_rolling",
-    "bn_roll_var": "bn_var_rolling",
-}
 SLOTS = {
     "accu_grad_squared": "mean_square",
     "velocities_for_mom": "velocity",
     "means_of_grads": "mean",
     "vars_of_grads": "mean_square",
 }
-
-
-def canonical(name: str) -> str:
-    """`path1.subsampled.block2.conv_W` -> `subsampled1/3/weight`."""
-    if name == "softmax.bias_b":
-        return "softmax/bias"
-    found = re.fullmatch(r"path(\d)\.(\w+)\.block(\d)\.(\w+)", name)
-    assert found is not None
-    number, pathway, layer, role = found.groups()
-    return f"{pathway}{number if pathway == 'subsampled' else ''}/{int(layer) + 1}/{ROLES[role]}"
 
 
 class Expected:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from original_names import canonical, is_saved
 
 from deepmedic.config.load import load_model_config
 from deepmedic.config.optimisation import (
@@ -33,15 +33,6 @@ from deepmedic.training.trainer import Trainer, TrainerParts
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "trainsteps"
 CPU = torch.device("cpu")
-ROLES = {
-    "conv_W": "weight",
-    "bias_b": "bias",
-    "bn_gamma": "bn_gamma",
-    "bn_beta": "bn_beta",
-    "prelu_a": "prelu_alpha",
-    "bn_roll_mean": "bn_mean_rolling",
-    "bn_roll_var": "bn_var_rolling",
-}
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +41,6 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def canonical(name: str) -> str | None:
-    """`path1.subsampled.block2.conv_W` -> `subsampled1/3/weight`; None for what is not a parameter here."""
-    if name == "softmax.bias_b":
-        return "softmax/bias"
-    number, pathway, layer, role = re.fullmatch(r"path(\d)\.(\w+)\.block(\d)\.(\w+)", name).groups()
-    if role not in ROLES:
-        return None
-    return f"{pathway}{number if pathway == 'subsampled' else ''}/{int(layer) + 1}/{ROLES[role]}"
 
 
 class Golden:
@@ -73,10 +54,11 @@ class Golden:
         self.architecture = load_model_config(folder / "model.cfg").architecture
 
     def parameters(self, moment: str) -> dict[str, torch.Tensor]:
-        named = {
-            canonical(key.partition(".")[2]): array for key, array in self.arrays.items() if key.startswith(moment)
+        return {
+            canonical(key.partition(".")[2]): array
+            for key, array in self.arrays.items()
+            if key.startswith(moment) and is_saved(key)
         }
-        return {name: array for name, array in named.items() if name is not None}
 
     def config(self) -> TrainConfig:
         options, names = self.meta["options"], ("normal", "subsampled", "fc")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from original_names import canonical
 
 from deepmedic import checkpoints
 from deepmedic.config.architecture import Architecture
@@ -16,25 +17,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.transfer.tensorflow_bundle import digests_of, read_bundle
 from deepmedic.transfer.tensorflow_model import ImportedModel, import_model, to_saved_model
 
-ROLES = {
-    "bias_b": "bias",
-    "conv_W": "weight",
-    "bn_gamma": "bn_gamma",
-    "bn_beta": "bn_beta",
-    "bn_roll_mean": "bn_mean_rolling",
-    "bn_roll_var": "bn_var_rolling",
-    "prelu_a": "prelu_alpha",
-}
 KINDS = ("SGD", "Adam", "RMSProp")
-
-
-def canonical(meaning: str) -> str:
-    """`path1.subsampled.block0.conv_W` -> `subsampled1/1/weight`."""
-    if meaning == "softmax.bias_b":
-        return "softmax/bias"
-    path, kind, block, role = meaning.split(".")
-    name = f"subsampled{path.removeprefix('path')}" if kind == "subsampled" else kind
-    return f"{name}/{int(block.removeprefix('block')) + 1}/{ROLES[role]}"
 
 
 @pytest.fixture
