@@ -10,6 +10,7 @@ from typing import Any
 from deepmedic import devices
 from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
+from deepmedic.config.training import TrainConfig
 from deepmedic.data.memory import bytes_as_text
 from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
@@ -141,11 +142,15 @@ def beginning_of(plan: TrainingPlan) -> str:
     return f"starts from {beginning.path}" if beginning.path else "starts with a new model"
 
 
+def steps_per_epoch(config: TrainConfig) -> int:
+    """Training steps of an epoch."""
+    return max(config.segments_per_subepoch // config.batch_size, 1) * config.subepochs
+
+
 def remaining_steps(plan: TrainingPlan) -> int:
     """Training steps that a session still has to take."""
     config, done = plan.config, plan.beginning.state.position.epoch
-    batches = max(config.segments_per_subepoch // config.batch_size, 1)
-    return 0 if plan.beginning.kind == "finished" else (config.total_epochs - done) * config.subepochs * batches
+    return 0 if plan.beginning.kind == "finished" else (config.total_epochs - done) * steps_per_epoch(config)
 
 
 def seconds_per_step(plan: TrainingPlan) -> float:
@@ -159,18 +164,28 @@ def seconds_per_step(plan: TrainingPlan) -> float:
 
 def needs_of_training(plan: TrainingPlan) -> dict[str, str]:
     """Time, memory and disk that the rest of a training session needs."""
-    config, model, segment = plan.config, plan.beginning.model, plan.beginning.model.config.segment_size_train
     steps, one = remaining_steps(plan), seconds_per_step(plan)
-    volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
-    budget = plan.budgets.training + plan.budgets.validation
-    step = estimates.activation_bytes(model.architecture, segment, config.batch_size, training=True)
+    volumes, budget = volume_memory(plan)
     return {
         "time": f"{one * steps / 3600:.2f} hours for {steps} steps of {one:.3g} s (measured on one segment), and what "
         "validation takes",
-        "memoryOfVolumes": f"{bytes_as_text(min(volumes, budget))} (at most {bytes_as_text(budget)})",
-        "memoryOfOneStep": bytes_as_text(step),
-        "disk": bytes_as_text(estimates.training_disk(config, model, plan.validation_volumes)),
+        "memoryOfVolumes": f"{bytes_as_text(volumes)} (at most {bytes_as_text(budget)})",
+        "memoryOfOneStep": bytes_as_text(step_memory(plan)),
+        "disk": bytes_as_text(estimates.training_disk(plan.config, plan.beginning.model, plan.validation_volumes)),
     }
+
+
+def volume_memory(plan: TrainingPlan) -> tuple[int, int]:
+    """Bytes that the volumes of a training take, and that they may take."""
+    budget = plan.budgets.training + plan.budgets.validation
+    return min(sum(volume_bytes(data) for data in (plan.training, plan.validation) if data), budget), budget
+
+
+def step_memory(plan: TrainingPlan) -> int:
+    """Bytes that a training step takes."""
+    model = plan.beginning.model
+    segment, batch = model.config.segment_size_train, plan.config.batch_size
+    return estimates.activation_bytes(model.architecture, segment, batch, training=True)
 
 
 def _part(plan: TestPlan) -> dict[str, int]:

@@ -72,9 +72,9 @@ def rate_search(plan: RateFinderPlan, *, finished: bool) -> int:
     if finished:
         refuse_if_held(plan.paths.folder, f"{plan.paths.session}.findLr")
         return _finished(plan.paths.session, plan.paths.rates, plan.arguments)
-    search, config = plan.search, plan.training.config
+    search = plan.search
     grid = search.resolution if search.method != "ramp" else 0
-    steps = max(config.segments_per_subepoch // config.batch_size, 1) * config.subepochs * search.epochs * grid
+    steps = check.steps_per_epoch(plan.training.config) * search.epochs * grid
     ramp = search.ramp_steps if search.method != "grid" else 0
     one = check.seconds_per_step(plan.training)
     what = f"{steps} steps of {grid} rates" if grid else ""

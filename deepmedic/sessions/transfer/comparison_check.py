@@ -5,14 +5,12 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from deepmedic import devices
 from deepmedic.data.memory import bytes_as_text
-from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
 from deepmedic.locks import refuse_if_held
+from deepmedic.sessions.checking.check import seconds_per_step, step_memory, steps_per_epoch, volume_memory
 from deepmedic.sessions.checking.data_check import DataFindings, read_all
-from deepmedic.sessions.common import estimates
 from deepmedic.sessions.training.training_plan import TrainingPlan
 from deepmedic.sessions.transfer.comparison import ComparisonPlan
 
@@ -70,16 +68,8 @@ def _cases(plan: ComparisonPlan) -> dict[str, int]:
 
 def _memory(plan: ComparisonPlan) -> str:
     """Of the most demanding run to do: its volumes and one step."""
-    return bytes_as_text(max(map(_bytes, plan.trainings), default=0))
-
-
-def _bytes(plan: TrainingPlan) -> int:
-    config, model = plan.config, plan.beginning.model
-    volumes = sum(volume_bytes(data) for data in (plan.training, plan.validation) if data)
-    step = estimates.activation_bytes(
-        model.architecture, model.config.segment_size_train, config.batch_size, training=True
-    )
-    return min(volumes, plan.budgets.training + plan.budgets.validation) + step
+    runs = (volume_memory(one)[0] + step_memory(one) for one in plan.trainings)
+    return bytes_as_text(max(runs, default=0))
 
 
 def _time(plan: ComparisonPlan) -> str:
@@ -92,10 +82,5 @@ def _time(plan: ComparisonPlan) -> str:
 
 
 def _seconds(plan: TrainingPlan) -> float:
-    config, model = plan.config, plan.beginning.model
-    batches = max(config.segments_per_subepoch // config.batch_size, 1)
-    with devices.session_numerics(plan.device, config.execution):
-        one = estimates.seconds_per_step(
-            model.network(), model.config.segment_size_train, config.batch_size, plan.device
-        )
-    return one * batches * config.subepochs * config.total_epochs
+    """Of all its epochs, whatever was done of them."""
+    return seconds_per_step(plan) * steps_per_epoch(plan.config) * plan.config.total_epochs
