@@ -15,12 +15,12 @@ def draw(model: Model) -> str:
     architecture, segment = model.architecture, drawn_segment(model)
     *parallel, fc = pathways_of(architecture, segment)
     names = ", ".join(model.channel_names)
-    lines = [f"image: {_channels(architecture.input_channels)} ({names}), segment {by(segment)}", "|"]
+    lines = [f"image: {counted(architecture.input_channels, 'channel')} ({names}), segment {by(segment)}", "|"]
     for pathway in parallel:
         lines += [f"+-- {_title(pathway)}", *(f"|     {line}" for line in _layers(pathway))]
         lines += [f"|        repeated {by(pathway.factor)} to full resolution"] * _is_low(pathway) + ["|"]
     together = " + ".join(str(pathway.layers[-1].channels_out) for pathway in parallel)
-    lines += [f"+-- concatenated: {together} = {_channels(fc.channels_in)}, {by(fc.size)}", "|"]
+    lines += [f"+-- concatenated: {together} = {counted(fc.channels_in, 'channel')}, {by(fc.size)}", "|"]
     lines += ["fc: classifies each voxel", *(f"|     {line}" for line in _layers(fc)), "|"]
     predicted = by(architecture.output_size(segment))
     lines += [f"softmax: {', '.join(model.class_names)}; predicted box {predicted}"]
@@ -29,10 +29,6 @@ def draw(model: Model) -> str:
     if model.memory is not None:
         lines += ["", "memory of one segment, estimated (float32):", *(f"  {line}" for line in _table(model.memory))]
     return "\n".join(lines)
-
-
-def _channels(count: int) -> str:
-    return counted(count, "channel")
 
 
 def _title(pathway: PathwayFacts) -> str:
