@@ -22,10 +22,13 @@ import deepmedic
 from deepmedic import checkpoints, cli
 from deepmedic.analysis.forecasts import read_forecasts
 from deepmedic.config.analysis import AnalysisConfig
+from deepmedic.config.architecture import Architecture
 from deepmedic.config.load import load_train_config
+from deepmedic.config.recipes import with_recipe
 from deepmedic.config.sections import DataConfig
+from deepmedic.config.training import TrainConfig
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ConfigError
-from deepmedic.sessions.transfer import analysis_results
+from deepmedic.sessions.transfer import analysis, analysis_results
 
 TARGET = {
     "folderForOutput": "out",
@@ -364,6 +367,23 @@ class TestRepetition:
             assert "holds the results of another request" in outcome.err
         assert run(*command, "-overwrite").code == 0
         assert advice(found(taught, "first"))["phases"][0]["learningRate"] == 0.5
+
+    def test_a_recipe_that_has_become_longer_makes_earlier_results_stale(self, taught, run, monkeypatch) -> None:
+        """No file says so: phases of recipes are the program's."""
+        config = taught.train(recipe="dual", recipeEpochs=[6, 2], recipeLearningRates=[0.004, 0.001], validate=True)
+        command = ("-analyse", config, "-model", taught.folder / "A.save")
+        assert run(*command).code == 0
+        assert "begins: finished" in run(*command, "-check").out
+
+        def longer(config: TrainConfig, architecture: Architecture) -> TrainConfig:
+            first, *others = with_recipe(config, architecture).phases
+            return replace(config, recipe=None, phases=(replace(first, epochs=first.epochs + 1), *others))
+
+        monkeypatch.setattr(analysis, "with_recipe", longer)
+        for words in ((), ("-check",)):
+            refused = run(*command, *words)
+            assert refused.code == 8
+            assert "holds the results of another request" in refused.err
 
     def test_an_analysis_made_anew_is_the_same_to_the_byte(self, taught, analyse) -> None:
         analyse()

@@ -202,6 +202,20 @@ class TestRefusals:
         assert outcome.code == 5
         assert f"{other}: this model has another architecture than {source}" in outcome.err
 
+    def test_check_tells_a_finished_analysis_from_another_one(self, study, run, source) -> None:
+        command = ("-analyseLayers", study.test(**BOTH), "-model", source)
+        assert run(*command).code == 0
+        before, path = study.files(), study.folder / "check.json"
+        again, check = run(*command), run(*command, "-check", "-output", path)
+        assert again.code == check.code == 0, again.err + check.err
+        assert study.files() == before
+        assert f"This analysis was made before; its results are in {results(study)}." in again.out
+        assert "begins: finished: its results are there; nothing would be done" in check.out
+        told = json.loads(path.read_text())
+        assert (told["session"], told["output"]) == ("segment", str(results(study)))
+        assert "estimated" not in told
+        assert run(*command, "-check", "-seed", 1).code == 8
+
     def test_check_writes_nothing(self, study, run, source) -> None:
         before = study.files()
         outcome = run(

@@ -159,7 +159,16 @@ class TestRefusals:
         config = study.train(findLr={"rampSteps": 20})
         command = ("-newModel", study.model(), "-findLr", config)
         assert run(*command).code == 0
-        assert "begins: finished: its results are there" in run(*command, "-check").out
+        study.image(0, "t1").write_bytes(study.image(0, "t1").read_bytes()[:-30])  # nothing reads it any more
+        before, path = study.files(), study.folder / "check.json"
+        again, check = run(*command), run(*command, "-check", "-output", path)
+        assert again.code == check.code == 0
+        assert study.files() == before
+        assert f"This search was made before; its results are in {results(study)}." in again.out
+        assert "begins: finished: its results are there; nothing would be done" in check.out
+        told = json.loads(path.read_text())
+        assert (told["session"], told["output"]) == ("first", str(results(study)))
+        assert "estimated" not in told
         study.train(findLr={"rampSteps": 21})
         assert run(*command, "-check").code == 8
 
