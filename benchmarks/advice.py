@@ -53,6 +53,7 @@ from advice_results import write_results
 from deepmedic import cli
 from deepmedic.analysis.ledger import ledger_file
 from deepmedic.model_files import saved_files
+from deepmedic.planning.config_text import toml_value
 from deepmedic.sessions.transfer.comparison import dice_of_subjects
 
 EPOCHS, BATCH, STEPS = 8, 10, 120
@@ -347,8 +348,10 @@ def listing(folder: Path, kind: str, images: Path, cases: Sequence[str], role: s
 
 def write(path: Path, settings: Mapping[str, Any]) -> Path:
     """Write a config in TOML, and as JSON beside it."""
-    path.write_text("".join(f"{key} = {_toml(value)}\n" for key, value in settings.items()), encoding="utf-8")
-    path.with_suffix(".json").write_text(json.dumps(settings, default=str), encoding="utf-8")
+    text = json.dumps(settings, default=str)
+    lines = [f"{key} = {toml_value(value)}\n" for key, value in json.loads(text).items()]
+    path.write_text("".join(lines), encoding="utf-8")
+    path.with_suffix(".json").write_text(text, encoding="utf-8")
     return path
 
 
@@ -369,14 +372,6 @@ def run(*words: Any) -> float:
     seconds = time.process_time() - begun
     sys.stderr.write(f"### {words[0]} {Path(words[1]).name}: {seconds:.1f} s, {time.perf_counter() - clock:.1f} s\n")
     return seconds
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value)
 
 
 def _arguments() -> argparse.Namespace:

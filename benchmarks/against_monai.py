@@ -19,21 +19,16 @@ Times are from tensors on the host to probabilities on the host; medians after o
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
-import nibabel
-import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from monai.networks.nets import DynUNet
-from throughput import CLASSES, VOLUME, default_model, random_case
+from throughput import CLASSES, default_model, scan, scan_options
 from torch import Tensor, nn
 
 from deepmedic import devices
@@ -99,18 +94,10 @@ def windows(
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--roi", type=Path)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "tf32", "bf16"])
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = scan_options(__doc__).parse_args()
     device = devices.choose_device(arguments.device)
     config = default_model()
-    case = random_case(0, VOLUME, config.architecture.input_channels, CLASSES)
-    if arguments.roi:
-        case = replace(case, roi=torch.from_numpy(np.asarray(nibabel.load(arguments.roi).dataobj) > 0))
+    case = scan(config.architecture.input_channels, arguments.roi)
     assert case.roi is not None
     box = tuple(slice(int(of.min()), int(of.max()) + 1) for of in case.roi.nonzero().unbind(1))
     images = case.channels[(slice(None), *box)][None]

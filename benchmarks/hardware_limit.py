@@ -13,20 +13,16 @@ the time that it took.
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import torch
-from throughput import BATCH, CLASSES, VOLUME, default_model, random_case
+from throughput import BATCH, default_model, scan, scan_options
 from torch.utils.flop_counter import FlopCounterMode
 
 from deepmedic import devices
@@ -42,12 +38,10 @@ SIDE = {"cpu": 2048, "cuda": 8192}
 
 def main() -> None:
     """Command line."""
-    arguments = _arguments()
+    arguments = scan_options(__doc__).parse_args()
     device = devices.choose_device(arguments.device)
     config = default_model()
-    case = random_case(0, VOLUME, config.architecture.input_channels, CLASSES)
-    if arguments.roi:
-        case = replace(case, roi=torch.from_numpy(np.asarray(nibabel.load(arguments.roi).dataobj) > 0))
+    case = scan(config.architecture.input_channels, arguments.roi)
     network = DeepMedicNet(config.architecture).to(device)
     results: dict[str, dict[str, float]] = {}
     print(f"{devices.describe(device)}, torch {torch.__version__}")
@@ -162,16 +156,6 @@ def _of_convolution(images: Any, weight: Any, *_: Any, out_shape: Any = None, **
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--roi", type=Path)
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "tf32", "bf16"])
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--output", type=Path)
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

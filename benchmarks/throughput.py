@@ -19,6 +19,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import torch
 
@@ -60,6 +61,23 @@ def default_model() -> ModelConfig:
     config = load_model_config(ROOT / "configs" / "deepmedic" / "model.cfg")
     fc = replace(config.architecture.fc, feature_maps=(*config.architecture.fc.feature_maps[:-1], CLASSES))
     return replace(config, architecture=replace(config.architecture, input_channels=2, classes=CLASSES, fc=fc))
+
+
+def scan_options(description: str | None) -> argparse.ArgumentParser:
+    """The options of benchmarks that segment one scan of `VOLUME`."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--roi", type=Path)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", nargs="+", default=["float32"], choices=["float32", "tf32", "bf16"])
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--output", type=Path)
+    return parser
+
+
+def scan(channels: int, roi: Path | None) -> PreparedCase:
+    """A volume of noise of the size `VOLUME`; its ROI is the given mask, or an ellipsoid."""
+    case = random_case(0, VOLUME, channels, CLASSES)
+    return case if roi is None else replace(case, roi=torch.from_numpy(np.asarray(nibabel.load(roi).dataobj) > 0))
 
 
 def random_case(number: int, size: tuple[int, int, int], channels: int, classes: int) -> PreparedCase:
