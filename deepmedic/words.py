@@ -1,4 +1,4 @@
-"""Words for messages: numbers of things ("1 case", "2 cases"), and classes without names of their own."""
+"""Words for messages: numbers of things ("1 case", "2 cases"), and channels and classes without names of their own."""
 
 from __future__ import annotations
 
@@ -11,3 +11,8 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
 def classes_by_number(classes: int) -> tuple[str, ...]:
     """Return what classes are called that have no names: the background, then "class 1", "class 2", ..."""
     return ("background", *(f"class {number}" for number in range(1, classes)))
+
+
+def channels_by_number(channels: int) -> tuple[str, ...]:
+    """Return what channels are called that have no names: "channel 1", "channel 2", ..."""
+    return tuple(f"channel {number}" for number in range(1, channels + 1))

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from deepmedic.words import classes_by_number, counted
+from deepmedic.words import channels_by_number, classes_by_number, counted
 
 
 @pytest.mark.parametrize(("number", "expected"), [(0, "0 cases"), (1, "1 case"), (2, "2 cases"), (-1, "-1 cases")])
@@ -16,3 +16,7 @@ def test_other_plurals():
 
 def test_classes_without_names():
     assert classes_by_number(3) == ("background", "class 1", "class 2")
+
+
+def test_channels_without_names():
+    assert channels_by_number(2) == ("channel 1", "channel 2")

@@ -41,6 +41,7 @@ from deepmedic.analysis.workers import single_threaded_workers
 from deepmedic.data.dataset import DataSet
 from deepmedic.inference.execution import Precision
 from deepmedic.model.saved import SavedModel
+from deepmedic.words import channels_by_number
 
 log = logging.getLogger(__name__)
 
@@ -240,7 +241,7 @@ def _shift(
     if source_cases and bank is not None:
         measured = measured_shift(Bank.of(source_cases, bank.classes), bank, candidate.name)
     names, own = candidate.start.config.channel_names, model.config.channel_names
-    channels = names or tuple(f"channel {number + 1}" for number in range(candidate.start.architecture.input_channels))
+    channels = names or channels_by_number(candidate.start.architecture.input_channels)
     intensities = model.data.intensities or [case.intensities for case in source_cases]
     if None not in (names, own) and names != own:
         intensities = []

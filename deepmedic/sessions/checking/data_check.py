@@ -24,7 +24,7 @@ from deepmedic.errors import DataError, ProblemList
 from deepmedic.planning.suggestions import Room, Suggestion, suggest
 from deepmedic.planning.tables import described
 from deepmedic.sessions.common import estimates
-from deepmedic.words import classes_by_number
+from deepmedic.words import channels_by_number, classes_by_number
 
 
 @dataclass
@@ -42,7 +42,7 @@ class DataFindings:
     def of_model(cls, config: ModelConfig) -> DataFindings:
         """For the cases of a model, whose names of channels and classes are used."""
         architecture = config.architecture
-        channels = config.channel_names or tuple(f"channel {n + 1}" for n in range(architecture.input_channels))
+        channels = config.channel_names or channels_by_number(architecture.input_channels)
         classes = config.class_names or classes_by_number(architecture.classes)
         return cls(channels, classes)
 

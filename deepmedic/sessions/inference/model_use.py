@@ -16,6 +16,7 @@ from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.preprocessing import PreparedCase, intensity_fingerprint
 from deepmedic.errors import ConfigError, DataError, ProblemList
 from deepmedic.model.saved import SavedModel
+from deepmedic.words import channels_by_number
 
 log = logging.getLogger(__name__)
 
@@ -230,8 +231,7 @@ def _foreign(prepared: PreparedCase, foreign: Sequence[int], model: SavedModel) 
 
 def channel_titles(model: SavedModel) -> tuple[str, ...]:
     """What the channels of a model are called in messages: their names, else "channel 1", ..."""
-    numbered = tuple(f"channel {number}" for number in range(1, model.architecture.input_channels + 1))
-    return model.config.channel_names or numbered
+    return model.config.channel_names or channels_by_number(model.architecture.input_channels)
 
 
 def other_spacing(data: DataSet, model: SavedModel, tolerance: float) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from deepmedic.data.cases import Case, ImageRef, image_ref
 from deepmedic.data.output_names import without_extension
 from deepmedic.errors import CommandLineError, DataError, ProblemList
-from deepmedic.words import counted
+from deepmedic.words import channels_by_number, counted
 
 _MISSING = "-"
 _NAMED = re.compile(r"(?P<name>[^=]+)=(?P<image>.+)", re.DOTALL)
@@ -36,7 +36,7 @@ class Channels:
 
     def described(self, case: Case) -> str:
         """What was taken for what, for the user to see."""
-        names = self.names or tuple(f"channel {number}" for number in range(1, self.count + 1))
+        names = self.names or channels_by_number(self.count)
         images = [*zip(names, case.channels, strict=True), *([("ROI", case.roi)] if case.roi else [])]
         return ", ".join(f"{name} = {ref.path.name if ref else _MISSING}" for name, ref in images)
 

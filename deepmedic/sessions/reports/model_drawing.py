@@ -8,7 +8,7 @@ from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.report.architecture_facts import by
 from deepmedic.report.content import Model, Table
 from deepmedic.sessions.common import estimates
-from deepmedic.words import classes_by_number
+from deepmedic.words import channels_by_number, classes_by_number
 
 
 def describe_model(config: ModelConfig) -> Model:
@@ -27,11 +27,10 @@ def describe_model(config: ModelConfig) -> Model:
         predicted = by(architecture.output_size(size))
         rows.append((by(size), used, predicted, bytes_as_text(inference), bytes_as_text(training)))
     columns = ("segment", "used for", "predicted box", "inference", "training, with gradients")
-    channels = tuple(f"channel {number + 1}" for number in range(architecture.input_channels))
     return Model(
         architecture=architecture,
         segments=segments,
         class_names=config.class_names or classes_by_number(architecture.classes),
-        channel_names=tuple(config.channel_names or channels),
+        channel_names=config.channel_names or channels_by_number(architecture.input_channels),
         memory=Table(columns, tuple(rows)),
     )
