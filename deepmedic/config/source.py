@@ -67,10 +67,6 @@ class Refusals:
             self._said.add(text)
             self.problems.add(ConfigError(text))
 
-    def refuse_file(self, message: str) -> None:
-        """Add a problem of the file as a whole."""
-        self.problems.add(ConfigError(f"{self._name}: {message}"))
-
     def add(self, problem: DeepMedicError) -> None:
         """Add a problem of another kind, such as a config that does not fit a model."""
         self.problems.add(problem)
