@@ -164,6 +164,8 @@ class TestRepetition:
         assert first.isdisjoint(made[2:])
         assert len(compare()["settings"][0]["seeds"]) == 2
         assert len(made) == 4
+        logs = {path.name for path in (taught.out / "logs").glob("cmp.comparison*")}
+        assert logs == {"cmp.comparison.txt", "cmp.comparison.part1of2.txt", "cmp.comparison.part2of2.txt"}
 
 
 class TestSweeps:

@@ -25,6 +25,7 @@ from deepmedic.errors import (
     ProblemList,
 )
 from deepmedic.files import write_json_atomically
+from deepmedic.inference.parts import Part
 from deepmedic.logs import log_refusal
 from deepmedic.metrics import mean_of_numbers
 from deepmedic.model_files import saved_files
@@ -71,10 +72,14 @@ class ComparisonPlan:
         return SessionPaths(self.config.folder_for_output, self.config.session_name)
 
     @property
+    def part(self) -> Part | None:
+        """Of the runs, the part that this command makes; None: all of them."""
+        return None if self.arguments.part is None else Part(*self.arguments.part)
+
+    @property
     def mine(self) -> list[Run]:
         """The runs that this command makes: all, or with `-part i/n` every n-th."""
-        number, of = self.arguments.part or (1, 1)
-        return self.runs[number - 1 :: of]
+        return self.runs if self.part is None else [self.runs[index] for index in self.part.indices(len(self.runs))]
 
     @property
     def to_do(self) -> list[Run]:

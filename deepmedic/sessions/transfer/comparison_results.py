@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from deepmedic import versions
@@ -27,6 +27,7 @@ from deepmedic.analysis.ledger import (
 from deepmedic.arguments import Arguments
 from deepmedic.config.comparison import ComparisonConfig
 from deepmedic.files import write_json_atomically, write_text_atomically
+from deepmedic.inference.parts import session_name
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.plots.canvas import can_draw
@@ -52,10 +53,10 @@ def run(arguments: Arguments, config: ComparisonConfig, compared: Sequence[Compa
     plan = prepare(arguments, config, compared)
     if arguments.check:
         return comparison_check.check(plan)
-    paths, part = plan.paths, plan.arguments.part
-    suffix = "" if part is None else f".part{part[0]}of{part[1]}"
+    paths, part = plan.paths, plan.part
     # Every part locks its runs for itself: each is a session.
-    with session_lock(paths.folder, f"{paths.session}.comparison{suffix}"), session_log(_log(plan, suffix)):
+    name = session_name(f"{paths.session}.comparison", part)
+    with session_lock(paths.folder, name), session_log(replace(paths, session=name).log):
         for note in plan.notes:
             log.warning("%s", note)
         log.info("Comparison %s: %s, %d to do.", paths.session, counted(len(plan.mine), "run"), len(plan.to_do))
@@ -67,7 +68,8 @@ def run(arguments: Arguments, config: ComparisonConfig, compared: Sequence[Compa
             log.info(
                 "The runs of part %d of %d are finished. Next: when all parts are, the same command without -part "
                 "makes the tables; it does not repeat any run.",
-                *part,
+                part.number,
+                part.of,
             )
             return code
         write_results(plan, begun)
@@ -187,7 +189,3 @@ def _advice(plan: ComparisonPlan, settings: Sequence[SettingResult]) -> str:
         if best.verdict == "no evidence"
         else f"train from random weights:\n  deepmedic -newModel {plan.config.models[0]} -train {plan.config.training}"
     )
-
-
-def _log(plan: ComparisonPlan, suffix: str) -> Path:
-    return plan.paths.folder / "logs" / f"{plan.paths.session}.comparison{suffix}.txt"
