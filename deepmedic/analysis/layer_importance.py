@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deepmedic.analysis.layer_units import layers_of, replaced
+from deepmedic.analysis.layer_units import STATISTICS, layers_of, replaced
 from deepmedic.config.architecture import Architecture
 from deepmedic.data.randomness import stream
 from deepmedic.model import parameters
@@ -24,7 +24,6 @@ from deepmedic.model.network import DeepMedicNet
 Scorer = Callable[[DeepMedicNet], float]
 """Mean foreground Dice (0 to 1) of a network on a data set; nan where it is not defined."""
 UnitKind = Literal["layer", "up to", "from", "pathway", "all"]
-_STATISTICS = ("bn_mean_rolling", "bn_var_rolling")
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ def drawn_anew(trained: Mapping[str, Tensor], seed: int, draw: int) -> dict[str,
     """
     drawn = {}
     for name, tensor in trained.items():
-        if name.rpartition("/")[2] in _STATISTICS:
+        if name.rpartition("/")[2] in STATISTICS:
             continue
         values = tensor.double()
         deviation = float(values.std(correction=0))

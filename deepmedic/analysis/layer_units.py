@@ -13,6 +13,8 @@ from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 
 SOFTMAX = "softmax"
+STATISTICS = ("bn_mean_rolling", "bn_var_rolling")
+"""Roles of the tensors that batch norm gathers, and training does not learn."""
 
 
 def layer_of(architecture: Architecture, name: str) -> str:

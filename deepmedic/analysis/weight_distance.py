@@ -13,11 +13,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from deepmedic.analysis.layer_units import tensors_by_layer
+from deepmedic.analysis.layer_units import STATISTICS, tensors_by_layer
 from deepmedic.config.architecture import Architecture
 
 _BATCH_NORM = ("bn_gamma", "bn_beta")
-_STATISTICS = ("bn_mean_rolling", "bn_var_rolling")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def weight_distances(
         for name, tensor in tensors.items():
             pair = tensor.double(), before[layer][name].double()
             role = name.rpartition("/")[2]
-            if role in _STATISTICS:
+            if role in STATISTICS:
                 groups["statistics"].append((pair[0].mean(dim=0), pair[1].mean(dim=0)))
             else:
                 groups["batch norm" if role in _BATCH_NORM else "weights"].append(pair)
