@@ -144,13 +144,11 @@ def _draw_rows(
     counts = category_counts(generator, n_segments, rule.proportions, masses.exists)
     category = np.repeat(np.arange(len(counts)), counts)
     row, rank = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-    for rows_of_category, count in zip(masses.masses, counts, strict=True):
+    for number, count in enumerate(counts):
         if count:
-            until = np.cumsum(rows_of_category, dtype=np.int64)
-            ticket = generator.integers(0, until[-1], size=count)
-            chosen = np.searchsorted(until, ticket, side="right")
+            chosen, rest = masses.row_of(number, generator.integers(0, masses.total(number), size=count))
             row.append(chosen)
-            rank.append(ticket - until[chosen] + rows_of_category[chosen].astype(np.int64))
+            rank.append(rest)
     x, y = np.divmod(np.concatenate(row), max(masses.size[1], 1))
     return _RowDraws(
         row=np.full(n_segments, table_row),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -170,10 +171,46 @@ class RowMasses:
     scales: tuple[float, ...]
     """Per category, for `weight_mass`; 1 for masks."""
 
-    @property
+    @cached_property
     def exists(self) -> np.ndarray:
         """bool [category]: whether a centre can be drawn."""
         return np.array([bool(masses.any()) for masses in self.masses])
+
+    @cached_property
+    def _until_planes(self) -> tuple[np.ndarray, ...]:
+        """Per category int64 [size_x]: masses summed up to the end of each plane."""
+        planes = (masses.reshape(self.size[:2]).sum(axis=1, dtype=np.int64) for masses in self.masses)
+        return tuple(np.cumsum(sums) for sums in planes)
+
+    def total(self, category: int) -> int:
+        """Sum of all masses of a category that exists."""
+        return int(self._until_planes[category][-1])
+
+    def row_of(self, category: int, tickets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each ticket the row in which the masses summed up from the first one exceed it, and the rest.
+
+        Planes first, then the rows of one plane, so that sums over all rows need neither be made for each draw nor be
+        kept.
+
+        Args:
+            category: one that exists.
+            tickets: int64 [ticket], from 0 to below `total`.
+
+        Returns:
+            int64 [ticket] each: the row, and the ticket less the sum of all rows before it.
+        """
+        masses, width = self.masses[category], self.size[1]
+        if len(tickets) > self.size[0]:  # then all sums are less than one plane for each ticket
+            until = np.cumsum(masses, dtype=np.int64)
+            row = np.searchsorted(until, tickets, side="right")
+            return row, tickets - until[row] + masses[row].astype(np.int64)
+        until = self._until_planes[category]
+        plane = np.searchsorted(until, tickets, side="right")
+        left = tickets - np.where(plane > 0, until[plane - 1], 0)
+        rows = masses.reshape(self.size[:2])[plane].astype(np.int64)
+        within, each = np.cumsum(rows, axis=1), np.arange(len(tickets))
+        row = (within <= left[:, None]).sum(axis=1)
+        return plane * width + row, left - within[each, row] + rows[each, row]
 
 
 def row_masses(rule: SamplingRule, case: PreparedCase, segment: Size3) -> RowMasses:

@@ -11,6 +11,7 @@ from deepmedic.config.training import SamplingConfig
 from deepmedic.data.centres import category_counts
 from deepmedic.data.randomness import stream
 from deepmedic.data.sampling_maps import (
+    RowMasses,
     SamplingRule,
     centre_box,
     mass_scale,
@@ -114,6 +115,29 @@ def test_rows_sum_up_the_maps(kind, roi, size, segment, make_case):
         assert masses.tolist() == expected.flatten().tolist()
     assert sums.exists.tolist() == [bool(each.any()) for each in maps]
     assert set(sums.scales) == {1.0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    masses=st.lists(st.lists(st.integers(0, 3), min_size=4, max_size=4), min_size=1, max_size=5).filter(
+        lambda rows: any(map(sum, rows))
+    ),
+    share=st.floats(0.05, 1),
+)
+def test_row_of_a_ticket_is_where_the_sum_of_all_rows_before_exceeds_it(masses, share):
+    """By all tickets at once and by few of them, which takes another way."""
+    flat = np.array(masses).ravel()
+    sums = RowMasses((0, 0, 0), (len(masses), 4, 9), (np.zeros_like(flat), flat.astype(np.uint8)), (1.0, 1.0))
+    total = int(flat.sum())
+    assert sums.total(1) == total
+    assert sums.exists.tolist() == [False, True]
+    tickets = np.arange(total)[: max(1, int(share * total))]
+    expected = [
+        (row, rank) for row, mass in enumerate(flat.tolist()) for rank in range(mass)
+    ]  # ticket t is the t-th unit of mass
+    for some in (tickets, tickets[-len(masses) :]):
+        row, rank = sums.row_of(1, some)
+        assert list(zip(row.tolist(), rank.tolist(), strict=True)) == [expected[ticket] for ticket in some]
 
 
 def test_rows_of_weight_maps_ignore_the_roi(make_case):
