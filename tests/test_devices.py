@@ -194,6 +194,55 @@ class TestNumerics:
             assert torch.nn.functional.conv3d(torch.randn(1, 3, 5, 5, 5), weight).dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize("searches", [False, True])
+def test_kernels_are_searched_for_sizes_that_come_again_only(searches):
+    with devices.session_numerics(CPU, ExecutionConfig(deterministic=not searches)):
+        with devices.kernels_for(recurring=True):
+            assert torch.backends.cudnn.benchmark is searches
+        with devices.kernels_for(recurring=False):
+            assert torch.backends.cudnn.benchmark is False
+        assert torch.backends.cudnn.benchmark is searches
+
+
+class OnGpu:
+    """As much of a tensor on a GPU as copying it takes."""
+
+    device, dtype, shape, nbytes = torch.device("cuda", 0), torch.float32, (3,), 12
+
+    def cpu(self):
+        return "by the driver's buffer"
+
+
+class TestToHost:
+    def test_on_the_cpu_nothing_is_copied(self):
+        values = torch.ones(3)
+        assert devices.to_host(values).data_ptr() == values.data_ptr()
+
+    def test_a_gpu_copies_to_memory_that_it_can_write(self, monkeypatch):
+        made = []
+
+        class Pinned:
+            def __init__(self, shape, **chosen):
+                made.append((shape, chosen))
+
+            def copy_(self, values):
+                return self, values
+
+        monkeypatch.setattr(torch, "empty", Pinned)
+        values = OnGpu()
+        host, copied = devices.to_host(values)
+        assert copied is values
+        assert isinstance(host, Pinned)
+        assert made == [((3,), {"dtype": torch.float32, "pin_memory": True})]
+
+    def test_without_such_memory_it_goes_the_long_way(self, monkeypatch):
+        def refuse(*_, **__):
+            raise RuntimeError("cudaHostAlloc failed")
+
+        monkeypatch.setattr(torch, "empty", refuse)
+        assert devices.to_host(OnGpu()) == "by the driver's buffer"
+
+
 def test_description_names_the_device():
     assert devices.describe(CPU) == f"CPU with {counted(torch.get_num_threads(), 'thread')}"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -35,6 +36,12 @@ class _AxisLayout:
     starts: tuple[int, ...]
     written: tuple[Range, ...]
     """Voxels of the volume each tile may write, (first, one past last)."""
+
+    @cached_property
+    def blocks(self) -> np.ndarray:
+        """int64 [first or one past last, tile]: the blocks of `_COARSE` voxels that hold any of these voxels."""
+        low, high = np.array(self.written).T
+        return np.stack([low // _COARSE, -(-high // _COARSE)])
 
 
 @dataclass(frozen=True)
@@ -72,7 +79,7 @@ def auto_tiles(architecture: Architecture, volume: Size3, memory: int, roi: torc
         return Tiling(volume, nothing, nothing, nothing, margin_before(architecture, volume))
     contexts, multiples = padded_context(architecture), common_multiples(architecture)
     axes = [_Axis(*values) for values in zip(volume, needed, margins, contexts, multiples, strict=True)]
-    blocks = None if roi is None else _coarse(roi)
+    blocks = None if roi is None else _BlockSums(_coarse(roi))
     best = _cheapest(architecture, [axis_layouts(axis) for axis in axes], memory, blocks)
     if best is None:
         raise ResourceError(
@@ -145,6 +152,30 @@ def _coarse(roi: torch.Tensor) -> torch.Tensor:
     return padded.view(x, _COARSE, y, _COARSE, z, _COARSE).any(dim=5).any(dim=3).any(dim=1).cpu()
 
 
+class _BlockSums:
+    """Tells quickly how many boxes of a grid hold any of the blocks of a ROI, for hundreds of grids."""
+
+    def __init__(self, blocks: torch.Tensor) -> None:
+        """Sum up the blocks, bool [x, y, z], so that the number in a box is a matter of its corners."""
+        sums = np.pad(blocks.numpy().astype(np.int64), ((1, 0), (1, 0), (1, 0)))
+        for axis in range(3):
+            sums = sums.cumsum(axis=axis)
+        self._sums = sums
+
+    @property
+    def total(self) -> int:
+        """Number of blocks."""
+        return int(self._sums[-1, -1, -1])
+
+    def touched(self, layout: _Layout) -> int:
+        """Number of tiles that write a voxel of a block."""
+        sums = self._sums
+        for axis, tiles in enumerate(layout.axes):
+            low, high = tiles.blocks
+            sums = sums.take(high, axis=axis) - sums.take(low, axis=axis)
+        return int(np.count_nonzero(sums))
+
+
 @dataclass(frozen=True)
 class _Layout:
     """Tiles along all three axes."""
@@ -159,7 +190,7 @@ class _Layout:
 
 
 def _cheapest(
-    architecture: Architecture, per_axis: list[list[_AxisLayout]], memory: int, blocks: torch.Tensor | None
+    architecture: Architecture, per_axis: list[list[_AxisLayout]], memory: int, blocks: _BlockSums | None
 ) -> _Layout | None:
     """The layout that fits into memory and takes the fewest multiplications for the tiles that touch the ROI.
 
@@ -167,7 +198,7 @@ def _cheapest(
         architecture: of the network.
         per_axis: the layouts to choose from along x, y, z.
         memory: bytes for one tile.
-        blocks: the ROI as `_coarse` gives it; None: all tiles are computed.
+        blocks: those of the ROI; None: all tiles are computed.
     """
     lengths = np.ix_(*([layout.length for layout in layouts] for layouts in per_axis))
     x, y, z = np.ix_(*([len(layout.starts) for layout in layouts] for layouts in per_axis))
@@ -175,7 +206,7 @@ def _cheapest(
     cost = forward_cost(architecture, lengths)
     tiles = (x * y * z).astype(np.float64)
     # No layout can do with fewer tiles than the ROI fills; all layouts of a whole volume keep all their tiles.
-    fewest = tiles if blocks is None else np.minimum(tiles, int(blocks.sum()) * _COARSE**3 / (u * v * w))
+    fewest = tiles if blocks is None else np.minimum(tiles, blocks.total * _COARSE**3 / (u * v * w))
     at_least = np.where(cost.fits(memory), cost.multiplications * fewest, np.inf)
     best, best_total = None, np.inf
     for where in np.argsort(at_least, axis=None, kind="stable")[:_MOST_COUNTED]:
@@ -184,17 +215,17 @@ def _cheapest(
             break
         axes = tuple(choices[number] for choices, number in zip(per_axis, index, strict=True))
         layout = _Layout(axes, int(cost.multiplications[index]))
-        total = layout.cost_per_tile * int(_kept(layout, blocks, _COARSE).sum())
+        total = layout.cost_per_tile * (int(tiles[index]) if blocks is None else blocks.touched(layout))
         if total < best_total:
             best, best_total = layout, total
     return best
 
 
-def _kept(layout: _Layout, roi: torch.Tensor | None, block: int = 1) -> torch.Tensor:
-    """bool [tiles along x, y, z]: those that write any voxel of the ROI, or touch a block of it with such a voxel."""
+def _kept(layout: _Layout, roi: torch.Tensor | None) -> torch.Tensor:
+    """bool [tiles along x, y, z]: those that write any voxel of the ROI."""
     if roi is None:
         return torch.ones([len(axis.starts) for axis in layout.axes], dtype=torch.bool)
-    return boxes_touching(roi, [[(low // block, -(-high // block)) for low, high in a.written] for a in layout.axes])
+    return boxes_touching(roi, [axis.written for axis in layout.axes])
 
 
 def _tiling(architecture: Architecture, layout: _Layout, roi: torch.Tensor | None) -> Tiling:

@@ -16,6 +16,7 @@ from torch import nn
 from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.devices import kernels_for, to_host
 from deepmedic.errors import ResourceError
 from deepmedic.inference.blending import BlendedVolume, importance
 from deepmedic.inference.execution import (
@@ -184,7 +185,13 @@ def _predict(
     stitched = [_Stitched(net, case.size, wanted, attempt, settings) for case, attempt in work]
     case, attempt = work[0]
     device, done = attempt.device, [0] * len(work)
-    with torch.inference_mode(), _on(net, device) as network, _inference_mode(network):
+    recurring = settings.tiling == "segments"
+    with (
+        torch.inference_mode(),
+        kernels_for(recurring=recurring),
+        _on(net, device) as network,
+        _inference_mode(network),
+    ):
         volumes = CaseVolumes(network, [case for case, _ in work], device, continue_grid=settings.tiling == "auto")
         for shares in _batches([attempt for _, attempt in work]):
             inputs = volumes.inputs(shares)
@@ -292,8 +299,9 @@ class _Stitched:
             segmentation = everywhere * mask
             everywhere = segmentation if self.only_in_roi else everywhere
         maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
-        probabilities = probabilities.contiguous() if raw else probabilities.contiguous().cpu()
-        return Prediction(probabilities, segmentation.cpu(), everywhere.cpu(), maps)
+        probabilities = probabilities.contiguous() if raw else to_host(probabilities.contiguous())
+        on_host = to_host(segmentation)
+        return Prediction(probabilities, on_host, on_host if everywhere is segmentation else to_host(everywhere), maps)
 
 
 def classes_of_voxels(probabilities: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.errors import ResourceError
+from deepmedic.inference import auto_tiling
 from deepmedic.inference.auto_tiling import auto_tiles, common_multiples, padded_context
 from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
@@ -35,6 +36,23 @@ def written(tiling: Tiling, volume) -> torch.Tensor:
     for box, _ in tiling.written_boxes(0, len(tiling)):
         covered[box] = True
     return covered
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data())
+def test_tiles_that_touch_blocks_are_counted_as_by_looking_at_each(data) -> None:
+    size = data.draw(st.tuples(*[st.integers(5, 30)] * 3))
+    generator = torch.Generator().manual_seed(data.draw(st.integers(0, 99)))
+    blocks = auto_tiling._coarse(torch.rand(size, generator=generator) < data.draw(st.sampled_from([0.0, 0.001, 0.1])))
+    ends = [sorted(data.draw(st.lists(st.integers(0, length), min_size=2, max_size=6, unique=True))) for length in size]
+    axes = tuple(auto_tiling._AxisLayout(1, (), tuple(itertools.pairwise(cuts))) for cuts in ends)
+    expected = sum(
+        bool(blocks[tuple(slice(low // 4, -(-high // 4)) for low, high in tile)].any())
+        for tile in itertools.product(*(axis.written for axis in axes))
+    )
+    sums = auto_tiling._BlockSums(blocks)
+    assert sums.touched(auto_tiling._Layout(axes, 1)) == expected
+    assert sums.total == int(blocks.sum())
 
 
 @settings(max_examples=40, deadline=None)

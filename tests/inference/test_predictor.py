@@ -305,3 +305,14 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(make_net, make_case, mo
     ShortOfMemory(monkeypatch, net, 0, RuntimeError("shape mismatch"))
     with pytest.raises(RuntimeError, match="shape mismatch"):
         predict_volume(net, make_case((12, 12, 12)), settings())
+
+
+@pytest.mark.parametrize(("tiling", "searches"), [("segments", True), ("auto", False)])
+def test_kernels_are_searched_only_where_tiles_have_one_size(make_net, make_case, monkeypatch, tiling, searches):
+    """Tiles of speed have sizes of their own for each volume, and a search takes longer than the volume."""
+    net, seen = make_net(), []
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    net.softmax.register_forward_hook(lambda *_: seen.append(torch.backends.cudnn.benchmark))
+    predict_volume(net, make_case((20, 19, 18)), settings(tiling=tiling))
+    assert set(seen) == {searches}
+    assert torch.backends.cudnn.benchmark is True
