@@ -136,6 +136,22 @@ def test_counts_of_pairs_equal_comparing_with_each_class(classes, types):
     assert torch.equal(confusion_counts(predicted, labels, classes), expected)
 
 
+@pytest.mark.parametrize("types", [(torch.uint8, torch.int16), (torch.int64, torch.uint8), (torch.int8, torch.int32)])
+@pytest.mark.parametrize("classes", [2, 15, 16, 40, 127, 128, 255, 256, 300])
+def test_the_matrix_has_each_pair_of_classes_and_no_other_value(classes, types):
+    predicted, labels = (
+        torch.randint(-3, classes + 3, (4, 3, 50), generator=generator)
+        .clamp(torch.iinfo(dtype).min, torch.iinfo(dtype).max)
+        .to(dtype)
+        for dtype, generator in zip(types, (torch.Generator().manual_seed(seed) for seed in (1, 2)), strict=True)
+    )
+    expected = np.zeros((classes, classes), int)
+    for label, found in zip(labels.flatten().tolist(), predicted.flatten().tolist(), strict=True):
+        if 0 <= label < classes and 0 <= found < classes:
+            expected[label, found] += 1
+    assert np.array_equal(metrics.confusion_matrix(predicted, labels, classes).numpy(), expected)
+
+
 def test_the_most_probable_class_is_the_first_of_equals():
     scores = torch.randint(0, 3, (2, 6, 4, 3, 2), generator=torch.Generator().manual_seed(0)).float()
     first = torch.from_numpy(np.argmax(scores.numpy(), axis=1))
