@@ -49,7 +49,7 @@ class Finishing(Generic[Scores]):
         Args:
             scoring: one call per case; they run in any order.
             finish: given what these returned, in their order.
-            size: bytes of memory that the cases hold until they are finished.
+            size: bytes of memory that the cases hold until they are finished, and that scoring them takes.
 
         Raises:
             Exception: what was begun before raised it.

@@ -71,7 +71,7 @@ class Flow:
         return 1 if self.readers == 1 else self._within(self.memory, self.readers + 2, bytes_each, 1)
 
     def cases_scored(self, bytes_each: int) -> int:
-        """Cases with results of that many bytes each that may be scored or wait for it."""
+        """Cases that may be scored or wait for it when each takes that many bytes, those of its scoring included."""
         return self._within(self.memory // 2, self.scorers, bytes_each, 1)
 
     def cases_written(self, bytes_each: int) -> int:

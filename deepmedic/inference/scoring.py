@@ -15,6 +15,12 @@ from deepmedic.inference.lesions import count_lesions
 from deepmedic.inference.surfaces import surface_scores
 from deepmedic.metrics import MetricsRow, Scored, confusion_matrix, dice_or_nan, merged_counts, metrics_row
 
+_BYTES_TO_COUNT = 8
+"""Per voxel: values of labels and prediction, within the ROI and without, and numbers for pairs of them."""
+_BYTES_OF_MASKS = 32
+"""Per voxel, as measured, for distances of surfaces or for lesions, when masks fill the image. Noise takes twice as
+much, but what is predicted or true commonly fills a small part."""
+
 
 @dataclass(frozen=True)
 class Compared:
@@ -57,6 +63,17 @@ def scored_rows(case: Compared, scored: Sequence[Scored], scoring: ScoringConfig
         }
         rows.append(metrics_row(case.name, one, merged_counts(saved, one.classes), math.prod(case.spacing), further))
     return rows
+
+
+def scoring_memory(voxels: int, scoring: ScoringConfig | None) -> int:
+    """Bytes that scoring a case of so many voxels takes while it lasts, beside labels and prediction.
+
+    Args:
+        voxels: of the image.
+        scoring: what is measured besides Dice, ratios and volumes; None: nothing.
+    """
+    of_masks = scoring is not None and (scoring.surface_distances or scoring.lesion_counts)
+    return voxels * (_BYTES_OF_MASKS if of_masks else _BYTES_TO_COUNT)
 
 
 def _without_background(case: Compared) -> tuple[Compared, int]:

@@ -33,6 +33,7 @@ from deepmedic.inference.flow import Flow
 from deepmedic.inference.parts import Part, begin_anew, finish_part, run_digest
 from deepmedic.inference.predictor import CasePlan, Prediction, Progress, plan_case, predict_together
 from deepmedic.inference.results import ExistingResults, output_name
+from deepmedic.inference.scoring import scoring_memory
 from deepmedic.inference.survey import Saving, remove_stale, survey
 from deepmedic.inference.tables import write_tables
 from deepmedic.inference.writer import CaseResults, ResultWriter, memory_of
@@ -242,7 +243,10 @@ def _segment(group: Sequence[_Waiting], run: _Run) -> None:
         partial(_evaluate, waiting.case, waiting.prepared, prediction, run.options)
         for waiting, prediction in zip(group, predictions, strict=True)
     ]
-    memory = sum(map(memory_of, predictions)) + sum(waiting.read.memory for waiting in group)
+    memory = sum(
+        memory_of(prediction) + waiting.read.memory + _memory_to_score(waiting.prepared, run.options)
+        for waiting, prediction in zip(group, predictions, strict=True)
+    )
     run.finishing.begin(scoring, finish, memory)
 
 
@@ -284,6 +288,11 @@ def _evaluate(
         return None
     spacing = prepared.result_header.spacing
     return evaluate_case(case.name, prediction, labels, roi, spacing, options.class_names, options.scoring)
+
+
+def _memory_to_score(prepared: PreparedCase, options: SegmentationOptions) -> int:
+    labels = prepared.result_labels
+    return 0 if labels is None else scoring_memory(labels.numel(), options.scoring)
 
 
 def _keep(

@@ -13,6 +13,8 @@ from deepmedic.components import bounding_box
 _FIRST_REACH = 4
 _REACH_GROWTH = 4
 """How far the nearest target is looked for at first, in voxels of the largest side, and the factor after each miss."""
+_CANDIDATES_AT_ONCE = 2**16
+"""Pairs of a point and a target along x whose distances are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,15 @@ def distances_to(targets: np.ndarray, points: np.ndarray, spacing: Sequence[floa
 
 def _squared_along_z(targets: np.ndarray, spacing: float) -> np.ndarray:
     """Squared millimetres from each voxel to the nearest target in its line along z, inf in lines without any."""
-    length = targets.shape[2]
-    places = np.arange(length)
-    before = np.maximum.accumulate(np.where(targets, places, -np.inf), axis=2)
-    after = np.minimum.accumulate(np.where(targets, places, np.inf)[:, :, ::-1], axis=2)[:, :, ::-1]
-    return (np.minimum(places - before, after - places) * spacing) ** 2
+    # In place, since these are the largest arrays of all scores.
+    places = np.arange(targets.shape[2])
+    before, after = np.where(targets, places, -np.inf), np.where(targets, places, np.inf)
+    np.maximum.accumulate(before, axis=2, out=before)
+    backwards = after[:, :, ::-1]
+    np.minimum.accumulate(backwards, axis=2, out=backwards)
+    nearest = np.minimum(np.subtract(places, before, out=before), np.subtract(after, places, out=after), out=before)
+    nearest *= spacing
+    return np.square(nearest, out=nearest)
 
 
 def _squared_within(
@@ -116,6 +122,9 @@ def _squared_within(
         slab = along_z[:, low:high, z.min() : z.max() + 1]
         cost_y = ((np.arange(low, low + slab.shape[1]) - row) * spacing[1]) ** 2
         plane = np.pad((slab + cost_y[:, np.newaxis]).min(axis=1), ((reach_x, reach_x), (0, 0)), constant_values=np.inf)
-        candidates = plane[x[:, np.newaxis] + reach_x + offsets, (z - z.min())[:, np.newaxis]] + cost_x
-        squared[chosen] = candidates.min(axis=1)
+        at_once = max(1, _CANDIDATES_AT_ONCE // len(offsets))
+        for part in range(0, len(chosen), at_once):
+            own = slice(part, part + at_once)
+            candidates = plane[x[own, np.newaxis] + reach_x + offsets, (z[own] - z.min())[:, np.newaxis]] + cost_x
+            squared[chosen[own]] = candidates.min(axis=1)
     return squared

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from deepmedic.config.scoring import ScoringConfig
-from deepmedic.inference.scoring import Compared, scored_rows
+from deepmedic.inference.scoring import Compared, scored_rows, scoring_memory
 from deepmedic.inference.surfaces import surface_scores
 from deepmedic.metrics import scored_classes
 
@@ -94,3 +96,38 @@ def test_voxels_outside_the_box_count_as_true_negatives():
     [foreground] = scored_rows(Compared("a", labels, labels, labels, None, SPACING), scored_classes(2), EVERYTHING)[:1]
     assert foreground.specificity == 1
     assert foreground.further["hd95_mm"] == 0
+
+
+@pytest.mark.parametrize("masks", ["smooth", "far apart", "one point"])
+@pytest.mark.parametrize("scoring", [ScoringConfig(), ScoringConfig(surface_distances=False)], ids=["all", "lesions"])
+def test_scoring_takes_no_more_memory_than_is_reckoned_with(masks, scoring):
+    """What numpy takes at most: for smooth masks that fill the image, and where the nearest target is far away, of one
+    face of the image on the opposite one, or of all faces in one corner."""
+    size = (72, 80, 64)
+    labels, predicted = np.zeros((2, *size), np.uint8)
+    if masks == "smooth":
+        labels, predicted = (
+            (ndimage.gaussian_filter(np.random.default_rng(seed).random(size), 4) > 0.5).astype(np.uint8)
+            for seed in (1, 2)
+        )
+    elif masks == "far apart":
+        labels[0], predicted[-1] = 1, 1
+    else:
+        labels[:], predicted[0, 0, 0] = 1, 1
+    found, true = torch.from_numpy(predicted), torch.from_numpy(labels)
+    compared = Compared("a", found, found, true, None, (1.0, 1.0, 1.0))
+    scored = scored_classes(2, None, None)
+    tracemalloc.start()
+    try:
+        scored_rows(compared, scored, scoring)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    reckoned = scoring_memory(labels.size, scoring)
+    assert peak <= reckoned
+    assert reckoned <= 5 * peak
+
+
+def test_counting_voxels_takes_less_memory_than_distances_and_lesions():
+    nothing = ScoringConfig(surface_distances=False, lesion_counts=False)
+    assert scoring_memory(1000, None) == scoring_memory(1000, nothing) < scoring_memory(1000, ScoringConfig())

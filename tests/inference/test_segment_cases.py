@@ -26,6 +26,7 @@ from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.flow import Flow
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.inference.results import ResultFiles, RunIdentity
+from deepmedic.inference.scoring import scoring_memory
 from deepmedic.inference.segment_cases import SegmentationOptions, segment_cases
 from deepmedic.inference.surfaces import surface_scores
 from deepmedic.inference.survey import Saving
@@ -285,6 +286,20 @@ def test_a_case_is_scored_while_the_next_one_is_computed(make_net, make_data, mo
     monkeypatch.setattr(module, "predict_case", watched)
     monkeypatch.setattr(module, "evaluate_case", patient)
     assert len(segment_cases(make_net(), make_data(), options()).evaluations) == 2
+
+
+@pytest.mark.parametrize("scoring", [None, ScoringConfig()])
+@pytest.mark.parametrize("labels", [True, False])
+def test_cases_in_scoring_are_counted_with_the_memory_that_scoring_takes(
+    make_net, make_data, monkeypatch, labels, scoring
+) -> None:
+    sizes, as_before = list[int](), Flow.cases_scored
+    monkeypatch.setattr(Flow, "cases_scored", lambda self, size: sizes.append(size) or as_before(self, size))
+    segment_cases(make_net(), make_data(1, labels=labels), options(scoring=scoring))
+    stored, padded = 12 * 11 * 10, 16 * 15 * 14
+    of_prediction = (4 * 3 + 2) * stored  # three probabilities, the segmentation within the ROI and everywhere
+    of_case = (4 * 2 + 1 + labels) * padded  # two channels, ROI, labels
+    assert sizes == [of_prediction + of_case + (scoring_memory(stored, scoring) if labels else 0)]
 
 
 def test_an_error_in_scoring_ends_the_run_and_leaves_finished_cases(make_net, make_data, folder, monkeypatch) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance
 from scipy import ndimage
 
+from deepmedic.inference import surfaces
 from deepmedic.inference.surfaces import distances_to, surface, surface_scores
 
 SPACINGS = {"isotropic": (1.0, 1.0, 1.0), "anisotropic": (0.7, 1.3, 5.0), "thick-x": (4.0, 0.5, 1.1)}
@@ -138,3 +139,11 @@ def test_distances_are_exact_far_beyond_the_first_window():
     expected = ndimage.distance_transform_edt(~targets, sampling=(2.0, 0.3, 1.0))
     found = distances_to(targets, points, (2.0, 0.3, 1.0))
     np.testing.assert_allclose(found, expected[tuple(points.T)], rtol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 61])
+def test_distances_do_not_depend_on_how_many_are_in_memory(monkeypatch, at_once):
+    first, second = masks(3)
+    expected = distances_to(first, np.argwhere(second), (0.7, 1.3, 2.0))
+    monkeypatch.setattr(surfaces, "_CANDIDATES_AT_ONCE", at_once)
+    np.testing.assert_array_equal(distances_to(first, np.argwhere(second), (0.7, 1.3, 2.0)), expected)
