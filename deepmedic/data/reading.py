@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Generic, TypeVar
+
+import torch
 
 Read = TypeVar("Read")
 """What reading a case gives, commonly a `PreparedCase`."""
@@ -45,15 +47,17 @@ class CaseReader(Generic[Read]):
     makes no difference to what its user sees.
     """
 
-    def __init__(self, load: Callable[[int], Read], reading: Reading) -> None:
+    def __init__(self, load: Callable[[int], Read], reading: Reading, threads_each: int | None = None) -> None:
         """Create a reader; no thread is started before a case is wanted.
 
         Args:
             load: reads and prepares a case, given its number; called from several threads.
             reading: how many cases at once.
+            threads_each: of torch, for the computations of each thread that reads; None: as torch has it.
         """
         self._load = load
         self._settings = reading
+        self._threads_each = threads_each
         self._executor: ThreadPoolExecutor | None = None
         self._wanted: deque[int] = deque()
         self._in_hand: dict[int, Future[Read]] = {}
@@ -72,6 +76,11 @@ class CaseReader(Generic[Read]):
             if not future.cancel():
                 self._dropped.append(future)
         self._wanted = deque(case for case in wanted if case not in self._in_hand)
+        self._go_on()
+
+    def allow(self, in_hand: int) -> None:
+        """Have at most so many cases in hand from now on; none of those that are is dropped."""
+        self._settings = replace(self._settings, in_hand=in_hand)
         self._go_on()
 
     def ready(self) -> list[tuple[int, Read]]:
@@ -93,7 +102,8 @@ class CaseReader(Generic[Read]):
         try:
             return future.result()
         except MemoryError:
-            return self._load(case)  # without others in hand it may fit
+            wait([*self._in_hand.values(), *self._dropped])
+            return self._load(case)  # while no other one is read it may fit
         finally:
             self._go_on()
 
@@ -109,7 +119,8 @@ class CaseReader(Generic[Read]):
         if self._settings.workers == 0 or not self._wanted:
             return
         if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._settings.workers, thread_name_prefix="reader")
+            begin = None if self._threads_each is None else partial(torch.set_num_threads, self._threads_each)
+            self._executor = ThreadPoolExecutor(self._settings.workers, "reader", begin)
         self._dropped = [future for future in self._dropped if not future.done()]
         while self._wanted and self.in_hand < self._settings.in_hand:
             case = self._wanted.popleft()

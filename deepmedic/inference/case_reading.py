@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds
 from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.data.reading import CaseReader, Reading
 from deepmedic.inference.flow import Flow
 from deepmedic.inference.results import Record, case_fingerprint, labels_fingerprint
 from deepmedic.inference.survey import Saving
@@ -99,31 +96,24 @@ def reading_ahead(
         return ReadCase(prepared, Record(*fingerprints, scoring=saving.scoring))
 
     # One reader's computations may take all cores, as those of several together.
-    reader = ThreadPoolExecutor(flow.readers, "reader", torch.set_num_threads, (flow.threads_per_reader,))
-    reading: deque[tuple[int, Future[ReadCase]]] = deque()
+    reader = CaseReader(read, Reading(flow.readers, 0), flow.threads_per_reader)
 
-    def take(index: int, future: Future[ReadCase]) -> ReadCase:
+    def take(index: int, further: int) -> ReadCase:
         nonlocal largest
-        try:
-            case = future.result()
-        except MemoryError:
-            wait([other for _, other in reading])
-            case = read(index)  # while no other one is read it may fit
+        reader.allow(further)
+        case = reader.take(index)
         largest = max(largest, _WHILE_READ * case.memory)
         data.tell(index)
         return case
 
     def ahead() -> Iterator[tuple[int, Callable[[], ReadCase]]]:
+        reader.want(indices)
         for index in indices:
-            reading.append((index, reader.submit(read, index)))
-            while len(reading) > max(depth(), flow.cases_ahead(largest)):
-                earlier, future = reading.popleft()
-                yield earlier, partial(take, earlier, future)
-        while reading:
-            last, future = reading.popleft()
-            yield last, partial(take, last, future)
+            further = max(depth(), flow.cases_ahead(largest))
+            reader.allow(1 + further)
+            yield index, partial(take, index, further)
 
     try:
         yield ahead()
     finally:
-        reader.shutdown(cancel_futures=True)
+        reader.close()

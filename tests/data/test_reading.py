@@ -6,6 +6,7 @@ import threading
 import time
 
 import pytest
+import torch
 
 from deepmedic.data import reading
 from deepmedic.data.reading import CaseReader, Reading, read_ahead, workers_of
@@ -138,6 +139,52 @@ def test_case_for_which_memory_ran_out_is_read_again_alone(make_reader):
     del files.bad[1]
     assert reader.take(1) == "case 1"
     assert files.begun == [1, 1]
+
+
+def test_where_memory_ran_out_what_is_being_read_comes_first(make_reader):
+    files = Files(bad=[1])
+    files.bad[1] = MemoryError()
+    others_go_on, ended = threading.Event(), []
+
+    def load(case):
+        if case == 2 and threading.current_thread().name.startswith("reader"):
+            assert others_go_on.wait(10)
+        found = files(case)
+        ended.append(case)
+        return found
+
+    reader = make_reader(load)
+    reader.want([1, 2])
+    wait_until(lambda: reader._in_hand[1].done())
+    del files.bad[1]
+    threading.Timer(0.1, others_go_on.set).start()
+    assert reader.take(1) == "case 1"
+    assert ended == [2, 1]
+
+
+def test_how_many_are_in_hand_can_change(make_reader):
+    files = Files()
+    reader = make_reader(files, workers=2, in_hand=0)
+    reader.want(range(9))
+    assert (files.begun, reader.in_hand) == ([], 0)
+    reader.allow(4)
+    wait_until(lambda: len(reader.ready()) == 4)
+    reader.allow(2)
+    assert [reader.take(0), reader.take(1)] == ["case 0", "case 1"]
+    assert (reader.in_hand, sorted(files.begun)) == (2, [0, 1, 2, 3])
+    assert reader.take(2) == "case 2"
+    wait_until(lambda: len(reader.ready()) == 2)
+    assert sorted(files.begun) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_threads_of_each_reader(count):
+    before, found = torch.get_num_threads(), []
+    reader = CaseReader(lambda _: found.append(torch.get_num_threads()), Reading(2, 2), threads_each=count)
+    reader.want([0, 1])
+    reader.take(0), reader.take(1)
+    reader.close()
+    assert (found, torch.get_num_threads()) == ([count, count], before)
 
 
 def test_without_workers_nothing_is_read_ahead(make_reader):
