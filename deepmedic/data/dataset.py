@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import torch
 
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
@@ -16,7 +17,7 @@ from deepmedic.data.case_headers import CaseHeaders, check_cases
 from deepmedic.data.cases import Case, read_cases
 from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.padding import Padding3
-from deepmedic.data.pool import elements_for
+from deepmedic.data.pool import PoolLayout, elements_for
 from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalised_warning
 from deepmedic.data.volumes import LoadedCase, load_case
 from deepmedic.errors import DataError, ProblemList
@@ -97,9 +98,21 @@ class DataSet:
         return [prepared[wanted] for wanted in needs]
 
     def bytes_to_read(self, index: int) -> int:
-        """Memory that reading and keeping one case takes, by its headers."""
+        """Memory that reading a case takes, by its headers: as it is stored, as it is read, and as it will be kept."""
         headers = self.headers[index]
-        return headers.loaded_bytes + headers.reading_bytes
+        kept = elements_for(self.padded_size(index)) * self.layout([self.cases[index]]).bytes_per_voxel
+        return headers.loaded_bytes + headers.reading_bytes + kept
+
+    def layout(self, cases: Sequence[Case] | None = None) -> PoolLayout:
+        """What a `VolumePool` keeps for every voxel of some of the cases; None: of all."""
+        cases = self.cases if cases is None else cases
+        label_type = torch.uint8 if self.needs.classes <= 256 else torch.int32
+        return PoolLayout(
+            channels=self.needs.channels,
+            label_dtype=label_type if any(case.labels is not None for case in cases) else None,
+            roi=any(case.roi is not None for case in cases),
+            weight_maps=max((len(case.weight_maps) for case in cases), default=0),
+        )
 
     def tell(self, index: int) -> None:
         """Log what a user should know of a case that `read_each` read, once."""

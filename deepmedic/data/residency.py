@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from deepmedic.data.dataset import DataSet
-from deepmedic.data.pool import PoolLayout, VolumePool, elements_for
+from deepmedic.data.pool import VolumePool, elements_for
 from deepmedic.data.reading import Reading
 
 
@@ -47,35 +47,20 @@ def residency_of(data: DataSet, budget: int, cases: int, workers: int, device: t
 
 def volume_bytes(data: DataSet) -> int:
     """Bytes of all cases of a data set once they are resident."""
-    return data.total_elements() * layout_of(data).bytes_per_voxel
+    return data.total_elements() * data.layout().bytes_per_voxel
 
 
 def subepoch_bytes(data: DataSet, cases: int) -> int:
     """Bytes of the volumes of a subepoch, should it draw from the largest cases."""
     sizes = sorted((elements_for(data.padded_size(index)) for index in range(len(data))), reverse=True)
-    return sum(sizes[:cases]) * layout_of(data).bytes_per_voxel
+    return sum(sizes[:cases]) * data.layout().bytes_per_voxel
 
 
 def reading_bytes(data: DataSet) -> int:
-    """Most bytes that reading and preparing one case takes: as it is stored, as it is read, and as it will be kept."""
-    per_voxel = layout_of(data).bytes_per_voxel
-    kept = (elements_for(data.padded_size(index)) * per_voxel for index in range(len(data)))
-    read = (headers.loaded_bytes + headers.reading_bytes for headers in data.headers)
-    return max(map(sum, zip(kept, read, strict=True)))
+    """Most bytes that reading and preparing one of the cases takes."""
+    return max(map(data.bytes_to_read, range(len(data))))
 
 
 def pool_for(data: DataSet, device: torch.device, budget_bytes: int) -> VolumePool:
     """An empty pool for the cases of a data set, with room made at once for as many as the budget allows."""
-    return VolumePool(layout_of(data), device, budget_bytes, data.total_elements())
-
-
-def layout_of(data: DataSet) -> PoolLayout:
-    """What the pool keeps for every voxel of a data set."""
-    label_type = torch.uint8 if data.needs.classes <= 256 else torch.int32
-    has_labels = any(case.labels is not None for case in data.cases)
-    return PoolLayout(
-        channels=data.needs.channels,
-        label_dtype=label_type if has_labels else None,
-        roi=any(case.roi is not None for case in data.cases),
-        weight_maps=max((len(case.weight_maps) for case in data.cases), default=0),
-    )
+    return VolumePool(data.layout(), device, budget_bytes, data.total_elements())

@@ -17,7 +17,8 @@ from deepmedic.inference.results import Record, case_fingerprint, labels_fingerp
 from deepmedic.inference.survey import Saving
 
 _WHILE_READ = 3
-"""A case takes so many times its memory while it is read: as it is stored, as it is read, and as it is kept."""
+"""A case takes so many times its memory while it is read: as it is stored, as it is read, and as it is kept, maybe for
+several networks."""
 
 
 class CaseSource(Protocol):
@@ -37,7 +38,7 @@ class CaseSource(Protocol):
         """
 
     def bytes_to_read(self, index: int) -> int:
-        """Memory that reading and keeping one case takes, by its headers."""
+        """Memory that reading one case takes until it is kept, by its headers."""
 
     def tell(self, index: int) -> None:
         """Say what a user should know of a case that was read; called in the order of the cases, by one thread."""
