@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 Precision = Literal["float32", "tf32", "bf16"]
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # parameters of mallopt, from glibc's malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8  # parameters of mallopt, from glibc's malloc.h
 _REUSED_BLOCK = 2**30
 _KEPT_AT_THE_END = 2**31 - 1
 
@@ -66,7 +66,9 @@ def reuse_freed_memory() -> None:
     """Let this process keep the memory of freed tensors up to 1 GiB each, and use it for the next ones.
 
     Otherwise the C library gives large blocks back to the system at once and gets new ones page by page, each filled
-    with zeros: on a CPU that takes as long as the convolutions between. Does nothing where the C library is another.
+    with zeros: on a CPU that takes as long as the convolutions between. All threads take memory from one place from now
+    on: what threads that read give back serves those that compute, and blocks of more than 64 MiB, which a thread's
+    own place cannot hold, are kept as well. Does nothing where the C library is another.
     """
     try:
         allocator = ctypes.CDLL(None).mallopt
@@ -75,6 +77,7 @@ def reuse_freed_memory() -> None:
         return
     allocator(_MMAP_THRESHOLD, _REUSED_BLOCK)
     allocator(_TRIM_THRESHOLD, _KEPT_AT_THE_END)
+    allocator(_ARENAS, 1)
 
 
 def return_freed_memory() -> None:

@@ -265,6 +265,27 @@ def test_freed_memory_is_used_again() -> None:
     assert done.stdout.strip() == "True", done.stderr
 
 
+def test_memory_that_one_thread_frees_is_used_by_the_next() -> None:
+    """However large the block is, and although the thread has ended."""
+    program = (
+        "import resource, torch\n"
+        "from threading import Thread\n"
+        "from deepmedic.devices import reuse_freed_memory\n"
+        "reuse_freed_memory()\n"
+        "def pages():\n"
+        "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "    for _ in range(5):\n"
+        "        thread = Thread(target=torch.ones, args=(2**25,))\n"
+        "        thread.start()\n"
+        "        thread.join()\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
+        "pages()\n"
+        "print(pages() * resource.getpagesize() < 2**25)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True", done.stderr
+
+
 def test_freed_memory_goes_back_when_it_is_asked_for():
     program = (
         "import torch\n"
