@@ -206,7 +206,11 @@ class TrainConfig:
         doc="Segments drawn from the validation cases per sub-epoch.",
     )
     validation_batch_size: int = option(
-        "batchsize_val_samples", 50, minimum=1, doc="Segments at once in the validation on samples."
+        "batchsize_val_samples",
+        50,
+        minimum=1,
+        doc="Segments at once in the validation on samples. On a CPU several such batches are computed together, where "
+        "they have no more voxels than a training batch.",
     )
     epochs_between_volume_validation: int = option(
         "numberOfEpochsBetweenFullInferenceOnValImages",

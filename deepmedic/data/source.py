@@ -42,6 +42,8 @@ class SourceSettings:
     segments: int
     """Per subepoch."""
     batch_size: int
+    batches_together: int = 1
+    """How many batches, at most, are given as one."""
     cases: int
     """Cases to draw from per subepoch, at most."""
     sampling: SamplingConfig
@@ -235,16 +237,22 @@ class SegmentSource:
 
 
 class SubepochBatches:
-    """The batches of one subepoch, gathered on the device when asked for; the last one, if not full, is left out."""
+    """The batches of one subepoch, gathered on the device when asked for; the last one, if not full, is left out.
+
+    With `batches_together`, each is as many batches as one; the last one may be fewer.
+    """
 
     def __init__(self, source: SegmentSource, plan: SubepochPlan, draws: SegmentDraws | None) -> None:
         self._source = source
         self._plan = plan
         self._draws = draws
+        settings = source.settings
+        self._size = settings.batch_size * settings.batches_together
+        self._segments = max(len(plan) // settings.batch_size, 1) * settings.batch_size
         self._first, self._places = 0, self._placed(0)
 
     def __len__(self) -> int:
-        return max(len(self._plan) // self._source.settings.batch_size, 1)
+        return -(-self._segments // self._size)
 
     def __getitem__(self, batch: int) -> SegmentBatch:
         if not 0 <= batch < len(self):
@@ -254,13 +262,13 @@ class SubepochBatches:
         if batch // _PLACED_AT_ONCE != self._first:
             self._first = batch // _PLACED_AT_ONCE
             self._places = self._placed(self._first)
-        before = self._first * _PLACED_AT_ONCE * source.settings.batch_size
+        before = self._first * _PLACED_AT_ONCE * self._size
         segments = cut(source.pool, self._places[part.start - before : part.stop - before])
         return segments if self._draws is None else augmentation.with_intensities(segments, self._draws[part])
 
     def _placed(self, number: int) -> SegmentPlaces:
         """The places of so many segments, turned as they were drawn."""
-        together = _PLACED_AT_ONCE * self._source.settings.batch_size
+        together = _PLACED_AT_ONCE * self._size
         part = slice(number * together, (number + 1) * together)
         source = self._source
         places = places_around(source.pool, source.geometry, self._plan.rows[part], self._plan.centres[part])
@@ -272,8 +280,7 @@ class SubepochBatches:
         return [self._source.data.cases[self._plan.cases[row]].name for row in rows]
 
     def _part(self, batch: int) -> slice:
-        size = self._source.settings.batch_size
-        return slice(batch * size, (batch + 1) * size)
+        return slice(batch * self._size, min((batch + 1) * self._size, self._segments))
 
 
 def nothing_to_draw(data: DataSet, case: int) -> DataError:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from deepmedic.data.segments import SegmentBatch
@@ -57,6 +58,28 @@ def within_memory(
     return found[0]
 
 
+def counted_within_memory(
+    count: Callable[[SegmentBatch], Tensor],
+    batch: SegmentBatch,
+    network: DeepMedicNet,
+    make_room: Callable[[], bool],
+    most: int,
+) -> Tensor:
+    """Return what `count` finds in a batch for validation: all at once, or where memory is not enough for that, added
+    up over batches of `most` segments, which is `batchsize_val_samples`.
+
+    Raises:
+        ResourceError: as `within_memory`, for these.
+    """
+    if _segments(batch) > most:
+        found, _ = _attempt(count, batch)
+        if found is not None:
+            return found[0]
+    parts = [_some(batch, slice(first, first + most)) for first in range(0, _segments(batch), most)]
+    counts = [within_memory(count, part, network, make_room, "batchsize_val_samples") for part in parts]
+    return torch.stack(counts).sum(dim=0)
+
+
 def _attempt(compute: Callable[[SegmentBatch], T], batch: SegmentBatch) -> tuple[tuple[T] | None, str]:
     """Return the result, or None and why not.
 
@@ -90,7 +113,7 @@ def _largest_that_fits(compute: Callable[[SegmentBatch], T], batch: SegmentBatch
     fits, too_many = 0, _segments(batch)
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
-        if _attempt(compute, _first(batch, middle))[0] is None:
+        if _attempt(compute, _some(batch, slice(middle)))[0] is None:
             too_many = middle
         else:
             fits = middle
@@ -101,6 +124,6 @@ def _segments(batch: SegmentBatch) -> int:
     return batch.inputs[0].shape[0]
 
 
-def _first(batch: SegmentBatch, count: int) -> SegmentBatch:
-    labels: Tensor | None = None if batch.labels is None else batch.labels[:count]
-    return SegmentBatch(tuple(inputs[:count] for inputs in batch.inputs), labels)
+def _some(batch: SegmentBatch, which: slice) -> SegmentBatch:
+    labels: Tensor | None = None if batch.labels is None else batch.labels[which]
+    return SegmentBatch(tuple(inputs[which] for inputs in batch.inputs), labels)

@@ -29,7 +29,7 @@ from deepmedic.training.forgetting import ForgettingGuard
 from deepmedic.training.history import Role, VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.learning import begin_phase
-from deepmedic.training.memory_relief import within_memory
+from deepmedic.training.memory_relief import counted_within_memory, within_memory
 from deepmedic.training.optimisers import Optimiser
 from deepmedic.training.recorded_step import RecordedStep
 from deepmedic.training.recorder import Recorder
@@ -206,10 +206,9 @@ class Trainer:
         self.network.eval()
         with self._averaged():
             for index in tqdm(range(len(batches)), desc="validating", leave=False, disable=None):
-                segments = batches[index]
+                segments, most = batches[index], self.config.validation_batch_size
                 with torch.inference_mode():
-                    compute = self._validation_step
-                    _, counts = within_memory(compute, segments, self.network, make_room, "batchsize_val_samples")
+                    counts = counted_within_memory(self._validation_counts, segments, self.network, make_room, most)
                 tally.add(counts)
                 self.parts.recorder.progress("validation", index + 1, len(batches))
                 self.parts.interruption.raise_if_requested()
@@ -259,6 +258,10 @@ class Trainer:
         cost = self._cost(logits, batch.labels, self.state.position.epoch)
         cost.backward()
         return logits.detach(), cost.detach()
+
+    def _validation_counts(self, batch: SegmentBatch) -> Tensor:
+        _, counts = self._validation_step(batch)
+        return counts
 
     def _forward_and_count(self, batch: SegmentBatch) -> tuple[Tensor, ...]:
         logits = self._logits(batch)

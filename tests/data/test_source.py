@@ -111,6 +111,16 @@ def test_last_batch_is_left_out_unless_it_is_the_only_one(make_source):
         single[1]
 
 
+def test_batches_together_hold_the_same_segments(make_source, monkeypatch):
+    monkeypatch.setattr(source_module, "_PLACED_AT_ONCE", 1)
+    chosen = {"segments": 22, "augmentation": AUGMENTED}
+    one_by_one, together = make_source(**chosen), make_source(**chosen, batches_together=2).subepoch(0, 0)
+    assert [together[batch].labels.shape[0] for batch in range(len(together))] == [8, 8, 4]
+    inputs, labels = all_of(one_by_one)[::2], all_of(one_by_one)[1::2]
+    assert torch.equal(torch.cat([together[batch].inputs[0] for batch in range(3)]), torch.cat(inputs))
+    assert torch.equal(torch.cat([together[batch].labels for batch in range(3)]), torch.cat(labels))
+
+
 def test_names_of_the_cases_of_a_batch(make_source):
     batches = make_source(count=2).subepoch(0, 0)
     assert set(batches.case_names(0)) | set(batches.case_names(1)) == {"case-0", "case-1"}

@@ -12,7 +12,7 @@ from deepmedic.data.segments import SegmentBatch
 from deepmedic.errors import ResourceError
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
-from deepmedic.training.memory_relief import within_memory
+from deepmedic.training.memory_relief import counted_within_memory, within_memory
 
 OUT_OF_MEMORY = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nGPU 0 has ...")
 
@@ -111,3 +111,28 @@ def test_next_rows_are_put_back(network, batch):
     assert parameters.rolling_rows(network) != before
     parameters.put_next_rows(network, rows)
     assert parameters.rolling_rows(network) == before
+
+
+class TestCounting:
+    """Batches of validation, of which several are computed together."""
+
+    @staticmethod
+    def count(device):
+        return lambda batch: torch.stack([(device.compute(batch) > 0).sum(), torch.tensor(len(batch.inputs[0]))])
+
+    def test_at_once_where_memory_is_enough(self, network, batch):
+        device = Device(network.eval(), 10)
+        counts = counted_within_memory(self.count(device), batch, network, lambda: pytest.fail("no room needed"), 4)
+        assert device.tried == [10]
+        assert counts.tolist() == [int((network(*batch.inputs) > 0).sum()), 10]
+
+    def test_batch_by_batch_where_it_is_not(self, network, batch):
+        device = Device(network.eval(), 4)
+        counts = counted_within_memory(self.count(device), batch, network, lambda: pytest.fail("no room needed"), 4)
+        assert device.tried == [10, 4, 4, 2]
+        assert counts.tolist() == [int((network(*batch.inputs) > 0).sum()), 10]
+
+    def test_the_refusal_is_about_the_batch_that_was_asked_for(self, network, batch):
+        device = Device(network.eval(), 3)
+        with pytest.raises(ResourceError, match=r"batchsize_val_samples = 4, although .* = 3 fits"):
+            counted_within_memory(self.count(device), batch, network, device.make_room, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from deepmedic.data.dataset import DataSet
 from deepmedic.data.memory import bytes_as_text
@@ -35,6 +36,7 @@ def segment_source(
         segment=data.needs.segment,
         segments=config.segments_per_subepoch if training else config.validation_segments,
         batch_size=config.batch_size if training else config.validation_batch_size,
+        batches_together=1 if training else batches_together(plan, data),
         cases=config.cases_per_subepoch,
         sampling=config.sampling if training else config.validation_sampling,
         augmentation=config.augmentation if training else None,
@@ -55,3 +57,16 @@ def segment_source(
     pool = pool_for(data, device, residency.pool_bytes)
     architecture, leave_if_asked = plan.beginning.model.architecture, interruption.raise_if_requested
     return SegmentSource(data, architecture, settings, pool, leave_if_asked, residency.reading)
+
+
+def batches_together(plan: TrainingPlan, validation: DataSet) -> int:
+    """How many batches of validation on samples are computed as one: as many as have the voxels of a training batch.
+
+    Segments of validation are small by default, and on a CPU a batch of them takes a fixed time rather than one for
+    its voxels. Without gradients it needs less memory than the training batch. On a GPU, where steps are recorded for
+    one size of batches, each is computed by itself.
+    """
+    if plan.device.type != "cpu":
+        return 1
+    trained = plan.config.batch_size * math.prod(plan.training.needs.segment)
+    return max(1, trained // (plan.config.validation_batch_size * math.prod(validation.needs.segment)))
