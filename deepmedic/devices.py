@@ -130,6 +130,18 @@ def session_numerics(device: torch.device, execution: ExecutionConfig) -> Iterat
         _set_fill_memory(before[2])
 
 
+def seed_generator(device: torch.device, seed: int) -> None:
+    """Seed the generator that torch draws from on a device, as `torch.manual_seed` does for all of them.
+
+    That function also notes where it was called from, for GPUs that nobody has used yet, and so takes longer than
+    drawing the dropout of a small network.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 @contextmanager
 def kernels_for(*, recurring: bool) -> Iterator[None]:
     """Inside the block, let cuDNN search for the fastest kernels only if images have sizes that come again and again.

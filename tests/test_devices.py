@@ -247,6 +247,14 @@ def test_description_names_the_device():
     assert devices.describe(CPU) == f"CPU with {counted(torch.get_num_threads(), 'thread')}"
 
 
+def test_generator_is_seeded_as_torch_does_it():
+    torch.manual_seed(2**62 + 5)
+    expected = torch.rand(7)
+    torch.rand(1)
+    devices.seed_generator(CPU, 2**62 + 5)
+    assert torch.equal(torch.rand(7), expected)
+
+
 def test_freed_memory_is_used_again() -> None:
     """A large block that was freed comes back at the same place, with no page to be filled with zeros again."""
     program = (

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from deepmedic.config.training import TrainConfig
 from deepmedic.data.randomness import stream
 from deepmedic.data.segments import SegmentBatch
-from deepmedic.devices import is_deterministic, numerical_precision
+from deepmedic.devices import is_deterministic, numerical_precision, seed_generator
 from deepmedic.metrics import confusion_counts, most_probable
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.training import early_stopping, network_weights, phases
@@ -284,7 +284,9 @@ class Trainer:
 
     def _seed_dropout(self) -> None:
         """Make the masks of a step a function of seed and step, so that a resumed session draws the same ones."""
-        torch.manual_seed(int(stream(self.state.seed, "dropout", self.state.position.step).integers(2**63)))
+        seed_generator(
+            self.parts.device, int(stream(self.state.seed, "dropout", self.state.position.step).integers(2**63))
+        )
 
     def _counts(self, logits: Tensor, labels: Tensor | None) -> Tensor:
         assert labels is not None
