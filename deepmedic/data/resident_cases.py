@@ -65,12 +65,11 @@ class ResidentCases:
             return None
         return replace(
             case,
-            # Channel by channel: all together they are no block of memory, and would first be made one on the device.
-            channels=torch.stack([channel.cpu() for channel in case.channels]),
+            channels=_on_cpu(case.channels),
             labels=None if case.labels is None else case.labels.cpu(),
             # Beside cases with a mask, those without are kept with one that is true everywhere.
             roi=None if case.roi is None or self.cases[index].roi is None else case.roi.cpu(),
-            weight_maps=None if case.weight_maps is None else case.weight_maps.cpu(),
+            weight_maps=None if case.weight_maps is None else _on_cpu(case.weight_maps),
             border_values=case.border_values.cpu(),
         )
 
@@ -86,3 +85,8 @@ class ResidentCases:
         padded = data.preprocessing.pad_images
         same_margins = wanted.margins == kept.margins or not padded
         return alike and same_margins and data.padded_size(index) == keeper.padded_size(index)
+
+
+def _on_cpu(images: torch.Tensor) -> torch.Tensor:
+    """Copy [image, x, y, z] one by one: together they are no block of memory, and would first be made one there."""
+    return torch.stack([image.cpu() for image in images])
