@@ -92,9 +92,9 @@ def windows(
     return torch.softmax(logits.float(), dim=1).cpu()
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Command line."""
-    arguments = scan_options(__doc__).parse_args()
+    arguments = scan_options(__doc__).parse_args(words)
     device = devices.choose_device(arguments.device)
     config = default_model()
     case = scan(config.architecture.input_channels, arguments.roi)

@@ -5,22 +5,23 @@
 The default three-pathway model with two channels and five classes, plain (pathways' outputs repeated, concatenated and
 convolved at full resolution) and fused, in turn in one process: forward passes of single tiles for inference, and
 training steps (forward and backward) of batches of 37^3 voxels. Times are medians, the spread the range from the first
-to the third quartile. Inputs are random.
+to the third quartile. Inputs are random. Kernels are launched one by one; how a GPU fares without that is measured by
+`step_variants.py`.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from throughput import default_model
+from throughput import default_model, summary
 
 from deepmedic import devices
+from deepmedic.config.sections import ExecutionConfig
 from deepmedic.model.network import DeepMedicNet
 
 TRAINING_SEGMENT = 37
@@ -38,11 +39,7 @@ def measure(net: DeepMedicNet, work: Callable[[], object], repetitions: int) -> 
             _synchronize(net)
             if repetition > 0:
                 seconds.append(time.perf_counter() - started)
-    found = {}
-    for way, seconds in times.items():
-        low, middle, high = statistics.quantiles(seconds, n=4, method="inclusive")
-        found[way] = {"median": middle, "first_quartile": low, "third_quartile": high}
-    return found
+    return {way: summary(seconds) for way, seconds in times.items()}
 
 
 def random_inputs(net: DeepMedicNet, batch: int, segment: int) -> list[torch.Tensor]:
@@ -65,7 +62,7 @@ def training(net: DeepMedicNet, batch: int, repetitions: int) -> dict[str, dict[
     return measure(net, lambda: net(*inputs).square().mean().backward(), repetitions)
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
@@ -74,7 +71,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=10, help="of training; 0: do not train")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     device = devices.choose_device(arguments.device)
     net = DeepMedicNet(default_model().architecture).to(device)
     results: dict[str, object] = {
@@ -84,7 +81,8 @@ def main() -> None:
     }
     print(f"{results['device']}, torch {torch.__version__}, {arguments.precision}")
     print(f"{'':24}{'plain, s':>20}{'fused, s':>20}{'ratio':>8}")
-    with devices.numerical_precision(arguments.precision, device):
+    execution = ExecutionConfig(precision=arguments.precision, deterministic=False)
+    with devices.session_numerics(device, execution), devices.numerical_precision(arguments.precision, device):
         for tile in arguments.tiles:
             _report(results, f"tile of {tile}^3", inference(net, tile, arguments.repetitions))
         if arguments.batch:
@@ -106,7 +104,7 @@ def _report(results: dict[str, object], name: str, found: dict[str, dict[str, fl
 
 def _synchronize(net: DeepMedicNet) -> None:
     if next(net.parameters()).device.type == "cuda":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(next(net.parameters()).device)
 
 
 if __name__ == "__main__":

@@ -28,17 +28,21 @@ from torch.utils.flop_counter import FlopCounterMode
 from deepmedic import devices
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.sections import ExecutionConfig
+from deepmedic.data.segments import SegmentBatch
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.inference.predictor import predict_volume
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.training.recorded_step import RecordedStep
 
 SIDE = {"cpu": 2048, "cuda": 8192}
 """Of the square matrices whose product is the limit."""
+BEFORE = {"cpu": 0, "cuda": 5}
+"""Times that a work is done before it counts: kernels are chosen, a step is recorded."""
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Command line."""
-    arguments = scan_options(__doc__).parse_args()
+    arguments = scan_options(__doc__).parse_args(words)
     device = devices.choose_device(arguments.device)
     config = default_model()
     case = scan(config.architecture.input_channels, arguments.roi)
@@ -55,7 +59,7 @@ def main() -> None:
                 partial(predict_volume, network, case, settings),
                 fewest(config.architecture, int(case.roi.sum())),
             ),
-            "step": (partial(step, network, config.segment_size_train, device, precision), 0.0),
+            "step": (Step(network, config.segment_size_train, device, precision), 0.0),
         }
         with devices.session_numerics(device, ExecutionConfig(precision=precision, deterministic=False)):
             for name, (work, least) in works.items():
@@ -70,17 +74,31 @@ def main() -> None:
         arguments.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
-def step(
-    network: DeepMedicNet, segment: tuple[int, int, int], device: torch.device, precision: devices.Precision
-) -> None:
-    """Forward and backward pass of one batch."""
-    architecture = network.train().architecture
-    sizes = architecture.input_sizes(segment)
-    inputs = [torch.zeros(BATCH, architecture.input_channels, *size, device=device).normal_() for size in sizes]
-    with devices.numerical_precision(precision, device):
-        logits = network(*inputs)
-    logits.float().square().mean().backward()
-    network.zero_grad()
+class Step:
+    """Forward and backward pass of batches, on a GPU recorded as in a training."""
+
+    def __init__(
+        self, network: DeepMedicNet, segment: tuple[int, int, int], device: torch.device, precision: devices.Precision
+    ) -> None:
+        self._network, self._device, self._precision = network, device, precision
+        sizes = network.architecture.input_sizes(segment)
+        shapes = [(BATCH, network.architecture.input_channels, *size) for size in sizes]
+        self._batch = SegmentBatch(tuple(torch.randn(shape, device=device) for shape in shapes), None)
+        trained = list(network.parameters())
+        self._step = RecordedStep(
+            self._compute, network, lambda: trained, lambda: None, device=device, possible=device.type == "cuda"
+        )
+
+    def __call__(self) -> None:
+        self._network.train()
+        self._step(self._batch)
+
+    def _compute(self, batch: SegmentBatch) -> tuple[torch.Tensor, ...]:
+        with devices.numerical_precision(self._precision, self._device):
+            logits = self._network(*batch.inputs)
+        cost = logits.float().square().mean()
+        cost.backward()
+        return (cost.detach(),)
 
 
 def measure(
@@ -88,6 +106,8 @@ def measure(
 ) -> dict[str, float]:
     """Operations, seconds (median) and rates of a work, after it was run once to count them."""
     operations = counted(work)
+    for _ in range(BEFORE[device.type]):
+        work()
     limits, seconds = [product_rate(device, precision)], []
     for _ in range(repetitions):
         _synchronize(device)

@@ -4,7 +4,8 @@
         [--channels FLAIR.nii.gz T1C.nii.gz --roi MASK.nii.gz] [--size 240 240 155] [--readers N] [--writers N]
         [--images N] [--without-network [SECONDS]] [--cores 16] [--output results.json]
 
-The default three-pathway model segments copies of one case: the files given, or noise within an ellipsoid. All is done
+The default three-pathway model segments copies of one case: the files given, or noise within ellipsoids, whose sizes
+differ as brains do, so that no two of eight cases have tiles of one size. All is done
 that a session does: files read to their checksums, normalised, predicted, written, synced, read back, recorded. First
 the parts are measured alone, in one thread each: reading, computing, writing. Then all together, with as many threads
 as a session would take on this machine, or as the options say.
@@ -31,6 +32,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from throughput import Watch
 
 from deepmedic import devices
 from deepmedic.config.load import load_model_config
@@ -84,19 +86,27 @@ class Clock:
         return timed
 
 
-def generated(folder: Path, size: tuple[int, int, int]) -> tuple[list[Path], Path]:
-    """Two channels of noise and an ellipsoid as ROI."""
+def generated(folder: Path, size: tuple[int, int, int]) -> tuple[list[Path], list[Path]]:
+    """Two channels of noise, and ellipsoids of several sizes as ROIs."""
     axes = np.meshgrid(*(np.linspace(-1, 1, length, dtype=np.float32) for length in size), indexing="ij")
-    inside = sum(axis**2 for axis in axes) < 0.55
     random = np.random.default_rng(0)
+    rois = {f"roi{number}": _ellipsoid(axes, number) for number in range(DISTINCT)}
+    inside = np.logical_or.reduce(list(rois.values()))
     images = {f"channel{number}": random.normal(size=size).astype(np.float32) * inside for number in range(2)}
-    for name, values in {**images, "roi": inside.astype(np.uint8)}.items():
+    for name, values in {**images, **{name: roi.astype(np.uint8) for name, roi in rois.items()}}.items():
         nib.save(nib.Nifti1Image(values, np.eye(4)), folder / f"{name}.nii.gz")
-    return [folder / f"{name}.nii.gz" for name in images], folder / "roi.nii.gz"
+    return [folder / f"{name}.nii.gz" for name in images], [folder / f"{name}.nii.gz" for name in rois]
 
 
-def copies(channels: Sequence[Path], roi: Path, count: int, folder: Path) -> list[Case]:
-    """Cases of these files; they lie in `folder`."""
+def _ellipsoid(axes: Sequence[np.ndarray], number: int) -> np.ndarray:
+    """One that fills about 0.38 of a volume, as a brain does; `number` makes it longer along one axis than others."""
+    factors = [1 + 0.02 * ((number + axis) % 5 - 2) for axis in range(3)]
+    inside: np.ndarray = sum((axis * factor) ** 2 for axis, factor in zip(axes, factors, strict=True)) < 0.55
+    return inside
+
+
+def copies(channels: Sequence[Path], rois: Sequence[Path], count: int, folder: Path) -> list[Case]:
+    """Cases of these files, with one ROI after the other; they lie in `folder`."""
 
     def named(source: Path, what: str, number: int) -> ImageRef:
         path = folder / f"{number}_{what}.nii.gz"
@@ -110,7 +120,7 @@ def copies(channels: Sequence[Path], roi: Path, count: int, folder: Path) -> lis
         Case(
             f"scan{number}",
             tuple(named(path, f"channel{place}", number) for place, path in enumerate(channels)),
-            roi=named(roi, "roi", number),
+            roi=named(rois[number % len(rois)], "roi", number),
             output_name=f"scan{number}",
         )
         for number in range(count)
@@ -174,7 +184,7 @@ def parts(
 
 def settings_of(arguments: argparse.Namespace, data: DataSet, folder: Path) -> segmentation.SegmentationOptions:
     """How the scans are segmented, and where to."""
-    device = torch.device(arguments.device)
+    device = arguments.device
     flow = Flow.of(device if arguments.without_network is None else torch.device("cuda"))
     asked = {name: getattr(arguments, name) for name in ("readers", "writers", "images") if getattr(arguments, name)}
     inference = InferenceSettings(
@@ -186,10 +196,10 @@ def settings_of(arguments: argparse.Namespace, data: DataSet, folder: Path) -> s
     return segmentation.SegmentationOptions(inference=inference, saving=saving, flow=replace(flow, **asked))
 
 
-def main() -> None:
+def main(words: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="as -dev of deepmedic")
     parser.add_argument("--precision", default="float32", choices=["float32", "tf32", "bf16"])
     parser.add_argument("--scans", type=int, default=32)
     parser.add_argument("--size", type=int, nargs=3, default=SIZE, help="voxels of a generated case")
@@ -201,20 +211,20 @@ def main() -> None:
     parser.add_argument("--without-network", type=float, nargs="?", const=0.0, metavar="SECONDS")
     parser.add_argument("--cores", type=int, default=16)
     parser.add_argument("--output", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     if (arguments.channels is None) != (arguments.roi is None):
         parser.error("give --channels and --roi together, or neither")
-    device = torch.device(arguments.device)
+    arguments.device = device = devices.choose_device(arguments.device)
     with tempfile.TemporaryDirectory(prefix="stream") as temporary:
         folder = Path(temporary)
-        channels, roi = (
-            generated(folder, arguments.size) if arguments.roi is None else (arguments.channels, arguments.roi)
+        channels, rois = (
+            generated(folder, arguments.size) if arguments.roi is None else (arguments.channels, [arguments.roi])
         )
         net = make_network(len(channels), device)
         segment = (45, 45, 45)
         needs = CaseNeeds(CLASSES, net.architecture.margins(segment), segment, len(channels))
         preprocessing, problems = PreprocessingConfig(zscore=ZScoreConfig(all_channels=True)), ProblemList()
-        cases = copies(channels, roi, arguments.scans, folder)
+        cases = copies(channels, rois, arguments.scans, folder)
         data = data_set_of(cases, "inference", preprocessing, needs, problems, [])
         problems.raise_if_any()
         options = settings_of(arguments, data, folder)
@@ -227,12 +237,24 @@ def main() -> None:
 def together(
     net: DeepMedicNet, data: DataSet, options: segmentation.SegmentationOptions, predict: Predict
 ) -> dict[str, float]:
-    """All scans as a session segments them: seconds on the clock, of processor time, and in which one is computed."""
-    clock = Clock()
+    """All scans as a session segments them: seconds on the clock, of processor time, and in which one is computed; on a
+    GPU also those in which it computed, from a second time that is profiled."""
+    clock, own = Clock(), segmentation.predict_case
     segmentation.predict_case = clock.around(predict)
-    wall, cpu = time.perf_counter(), time.process_time()
-    segmentation.segment_cases(net, data, options)
-    return {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "computing": clock.seconds}
+    try:
+        wall, cpu = time.perf_counter(), time.process_time()
+        segmentation.segment_cases(net, data, options)
+        found = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu, "computing": clock.seconds}
+        if options.inference.device.type == "cuda":
+            watch = Watch(options.inference.device)
+            watch.begin()
+            segmentation.segment_cases(net, data, options)
+            busy = watch.end()
+            copies = sum(busy.by_kind[kind] for kind in busy.by_kind if "host" in kind)
+            found |= {"gpuBusy": busy.busy, "gpuCopies": copies, "gpuWall": busy.wall}
+    finally:
+        segmentation.predict_case = own
+    return found
 
 
 def report(
@@ -250,14 +272,18 @@ def report(
         f"{'together':20} {rate:9.2f} scans a second, {1e3 * whole['cpu'] / arguments.scans:9.1f} ms of processor time"
     )
     print(f"{'':20} a scan is being computed {100 * busy:.0f} % of the time; {flow}")
+    if "gpuBusy" in whole:
+        busy, share = 1e3 * whole["gpuBusy"] / arguments.scans, whole["gpuBusy"] / whole["gpuWall"]
+        copied = 1e3 * whole["gpuCopies"] / arguments.scans
+        print(f"{'':20} {busy:.1f} ms of GPU time a scan, {copied:.1f} ms of it copies; the GPU is busy {share:.0%}")
     by_device = 1 / max(alone["compute"].wall, 1e-9)
-    beside = alone["read"].cpu + alone["write"].cpu + (alone["compute"].cpu if arguments.device != "cpu" else 0)
+    beside = alone["read"].cpu + alone["write"].cpu + (alone["compute"].cpu if arguments.device.type != "cpu" else 0)
     by_cores = arguments.cores / beside
     print(f"limit of what computes: {by_device:.2f} scans a second")
     print(f"limit of reading and writing on {arguments.cores} such cores: {by_cores:.2f} scans a second")
     if arguments.output:
         about = {"python": platform.python_version(), "torch": str(torch.__version__), "cores": usable_cores()}
-        about |= {"isal": gzip_codecs.is_fast(), "scans": arguments.scans, "device": arguments.device}
+        about |= {"isal": gzip_codecs.is_fast(), "scans": arguments.scans, "device": devices.describe(arguments.device)}
         found = {name: vars(part) for name, part in alone.items()}
         limits = {"byDevice": by_device, "byCores": by_cores, "forCores": arguments.cores}
         content = {**about, "flow": vars(flow), "parts": found, "together": whole, "scansPerSecond": rate, **limits}

@@ -330,7 +330,7 @@ def measure(work: Callable[[], object], repetitions: int, device: torch.device) 
 
 def summary(times: list[float]) -> dict[str, float]:
     """Median and quartiles."""
-    low, middle, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    low, middle, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
     return {"median": middle, "first_quartile": low, "third_quartile": high}
 
 

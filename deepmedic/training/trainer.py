@@ -241,23 +241,24 @@ class Trainer:
     def _step(self, batch: SegmentBatch, rate: float, momentum: float) -> tuple[Tensor, Tensor]:
         """Make one training step; return its cost (0-dimensional) and counts [class, 4], both on the device."""
         make_room = partial(self._make_room, "training")
-        logits, cost = within_memory(self._gradients, batch, self.network, make_room, "batchsize_train")
+        cost, counts = within_memory(self._gradients, batch, self.network, make_room, "batchsize_train")
         self.optimiser.step(rate, momentum)
         if self.average is not None:
             self.average.update()
-        return cost, self._counts(logits, batch.labels)
+        return cost, counts
 
     def _gradients(self, batch: SegmentBatch) -> tuple[Tensor, Tensor]:
-        """Return logits and cost of a batch, and leave the gradients of the cost in the parameters."""
-        logits, cost = self._training_step(batch, self._cost.changes_with(self.state.position.epoch))
-        return logits, cost
+        """Return cost and counts of a batch, and leave the gradients of the cost in the parameters."""
+        _, cost, counts = self._training_step(batch, self._cost.changes_with(self.state.position.epoch))
+        return cost, counts
 
     def _forward_and_backward(self, batch: SegmentBatch) -> tuple[Tensor, ...]:
         assert batch.labels is not None
         logits = self._logits(batch)
         cost = self._cost(logits, batch.labels, self.state.position.epoch)
         cost.backward()
-        return logits.detach(), cost.detach()
+        logits = logits.detach()
+        return logits, cost.detach(), self._counts(logits, batch.labels)
 
     def _validation_counts(self, batch: SegmentBatch) -> Tensor:
         _, counts = self._validation_step(batch)
