@@ -25,6 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from deepmedic.config.options import Size3
+from deepmedic.model import winograd
 
 _NUMBERS_PER_REGISTER = {"AVX512": 16, "AVX2": 8}
 """float32, by what torch found the CPU to be capable of; elsewhere, nothing is known about oneDNN's kernels."""
@@ -48,19 +49,23 @@ def is_possible(images: Tensor, weight: Tensor) -> bool:
 
 
 def convolve(images: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return the cross-correlation without padding plus `bias`, [O]; stored channels-last."""
+    """Return the cross-correlation without padding plus `bias`, [O]; stored channels-last.
+
+    Layers with many feature maps are left to `winograd`.
+    """
     result: Tensor = _Convolve.apply(images, weight, bias)
     return result
 
 
 class _Convolve(torch.autograd.Function):
-    """`functional.conv3d` with both passes on several voxels at once where that pays."""
+    """`functional.conv3d` with both passes in the way that is the fastest."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last_3d)
         ctx.save_for_backward(images, weight)
-        return _convolve(images, weight, bias, _NO_PADDING)
+        ctx.by_winograd = bias is None and winograd.pays(images, weight)
+        return winograd.convolve(images, weight) if ctx.by_winograd else _convolve(images, weight, bias, _NO_PADDING)
 
     @staticmethod
     @once_differentiable
@@ -68,6 +73,8 @@ class _Convolve(torch.autograd.Function):
         images, weight = ctx.saved_tensors
         needs_images, needs_weight, needs_bias = ctx.needs_input_grad
         gradient = gradient.contiguous(memory_format=torch.channels_last_3d)
+        if ctx.by_winograd:
+            return *winograd.gradients(gradient, images, weight, (needs_images, needs_weight)), None
         of_images = _gradient_of_images(gradient, images, weight) if needs_images else None
         of_weight = _gradient_of_weight(gradient, images, weight) if needs_weight else None
         return of_images, of_weight, _lines(gradient).sum(dim=0) if needs_bias else None
