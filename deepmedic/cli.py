@@ -18,6 +18,7 @@ from deepmedic import arguments as command_line
 from deepmedic.arguments import Arguments
 from deepmedic.errors import DeepMedicError
 from deepmedic.logs import init_logging
+from deepmedic.quick_imports import quick_imports
 
 _DEFECT = 1
 _RESOURCES = 6
@@ -126,14 +127,16 @@ def _explain(arguments: Arguments) -> int:
 
 
 def _inspect(arguments: Arguments) -> int:
-    from deepmedic.sessions.reports import inspection
+    with quick_imports():
+        from deepmedic.sessions.reports import inspection
 
     sys.stdout.write(inspection.inspect(arguments) + "\n")
     return 0
 
 
 def _self_test(arguments: Arguments) -> int:
-    from deepmedic.sessions.selftest import selftest
+    with quick_imports():
+        from deepmedic.sessions.selftest import selftest
 
     init_logging(console=False)  # the table says all
     table, passed = selftest.run(arguments.device)
@@ -153,19 +156,22 @@ def _plot(arguments: Arguments) -> int:
 
 
 def _segment(arguments: Arguments) -> int:
-    from deepmedic.sessions import segmenting
+    with quick_imports():
+        from deepmedic.sessions import segmenting
 
     return segmenting.run(arguments)
 
 
 def _new_configs(arguments: Arguments) -> int:
-    from deepmedic.sessions.checking import new_configs
+    with quick_imports():
+        from deepmedic.sessions.checking import new_configs
 
     return new_configs.run(arguments)
 
 
 def _report(arguments: Arguments) -> int:
-    from deepmedic.sessions.reports import reporting
+    with quick_imports():
+        from deepmedic.sessions.reports import reporting
 
     for path in reporting.make_again(arguments.report, arguments.output):
         sys.stdout.write(f"Report: {path}\nNext: open it in a browser; it needs no network.\n")
@@ -173,7 +179,8 @@ def _report(arguments: Arguments) -> int:
 
 
 def _derive(arguments: Arguments) -> int:
-    from deepmedic.sessions.models import derivation
+    with quick_imports():
+        from deepmedic.sessions.models import derivation
 
     return derivation.run(arguments)
 

@@ -30,6 +30,7 @@ RANKS = {
         "bootstrap",
         "model_files",
         "plain_content",
+        "quick_imports",
         "words",
     ),
     1: ("config", "components", "metrics", "checkpoints", "devices"),

@@ -19,6 +19,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.errors import CommandLineError, ConfigError, DeepMedicError, ProblemList
 from deepmedic.logs import init_logging, log_refusal
 from deepmedic.model_files import is_model_config
+from deepmedic.quick_imports import quick_imports
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.transfer.comparison_configs import read_compared
 
@@ -64,7 +65,8 @@ def analyse(arguments: Arguments) -> int:
             "new task together with -model."
         )
     config = load_analysis_config(arguments.analyse) if kind == "analysis" else load_train_config(arguments.analyse)
-    from deepmedic.sessions.transfer import analysis_results
+    with quick_imports():
+        from deepmedic.sessions.transfer import analysis_results
 
     return analysis_results.run(arguments, config)
 
@@ -85,7 +87,8 @@ def find_lr(arguments: Arguments) -> int:
         split_by = "-split" if arguments.split else None
         config = load_train_config(arguments.find_lr, model=model, split_by=split_by)
     _raise_with_those_of_data(arguments, problems)
-    from deepmedic.sessions.training import rate_finder
+    with quick_imports():
+        from deepmedic.sessions.training import rate_finder
 
     assert config is not None
     plan = rate_finder.prepare(arguments, config, model)
@@ -109,7 +112,8 @@ def analyse_layers(arguments: Arguments) -> int:
         config = load_test_config(arguments.analyse_layers)
     _raise_with_those_of_data(arguments, problems)
     assert config is not None
-    from deepmedic.sessions.transfer import layer_results
+    with quick_imports():
+        from deepmedic.sessions.transfer import layer_results
 
     return layer_results.run(arguments, config)
 
@@ -126,32 +130,37 @@ def compare(arguments: Arguments) -> int:
         raise CommandLineError("-seed and -compare contradict each other: a comparison takes the seeds of its config.")
     config = load_comparison_config(arguments.compare)
     compared = read_compared(config)
-    from deepmedic.sessions.transfer import comparison_results
+    with quick_imports():
+        from deepmedic.sessions.transfer import comparison_results
 
     return comparison_results.run(arguments, config, compared)
 
 
 def _start(arguments: Arguments, model: ModelConfig | None, session: TrainConfig | TestConfig | None) -> int:
     if isinstance(session, TrainConfig) and arguments.cross_validate:
-        from deepmedic.sessions.checking import check_folds
-        from deepmedic.sessions.training import cross_validation
+        with quick_imports():
+            from deepmedic.sessions.checking import check_folds
+            from deepmedic.sessions.training import cross_validation
 
         folds = cross_validation.prepare(arguments, session, model)
         return check_folds.check_folds(folds) if arguments.check else cross_validation.run(folds)
     if isinstance(session, TrainConfig):
-        from deepmedic.sessions.checking import check
-        from deepmedic.sessions.training import training, training_plan
+        with quick_imports():
+            from deepmedic.sessions.checking import check
+            from deepmedic.sessions.training import training, training_plan
 
         train_plan = training_plan.prepare(arguments, session, model)
         return check.training(train_plan) if arguments.check else training.run(train_plan)
     if isinstance(session, TestConfig):
-        from deepmedic.sessions.checking import check
-        from deepmedic.sessions.inference import testing
+        with quick_imports():
+            from deepmedic.sessions.checking import check
+            from deepmedic.sessions.inference import testing
 
         test_plan = testing.prepare(arguments, session, model)
         return check.testing(test_plan) if arguments.check else testing.run(test_plan)
-    from deepmedic.sessions.checking import check
-    from deepmedic.sessions.models import new_model
+    with quick_imports():
+        from deepmedic.sessions.checking import check
+        from deepmedic.sessions.models import new_model
 
     assert model is not None
     plan = new_model.prepare(arguments, model)
