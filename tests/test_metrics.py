@@ -152,12 +152,20 @@ def test_the_matrix_has_each_pair_of_classes_and_no_other_value(classes, types):
     assert np.array_equal(metrics.confusion_matrix(predicted, labels, classes).numpy(), expected)
 
 
-def test_the_most_probable_class_is_the_first_of_equals():
-    scores = torch.randint(0, 3, (2, 6, 4, 3, 2), generator=torch.Generator().manual_seed(0)).float()
-    first = torch.from_numpy(np.argmax(scores.numpy(), axis=1))
-    assert torch.equal(metrics.most_probable(scores, dim=1), first)
-    channels_last = scores.contiguous(memory_format=torch.channels_last_3d)
-    assert torch.equal(metrics.most_probable(channels_last, dim=1), first)
+@pytest.mark.parametrize(
+    ("classes", "dtype"), [(1, torch.uint8), (6, torch.uint8), (256, torch.uint8), (300, torch.int32)]
+)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last_3d])
+def test_the_most_probable_class_is_the_first_of_equals(classes, dtype, memory_format):
+    generator = torch.Generator().manual_seed(classes)
+    scores = torch.randint(0, 2 * classes, (2, classes, 4, 3, 20), generator=generator) / 3
+    scores[torch.rand(scores.shape, generator=generator) < 0.3] = -torch.inf
+    scores[torch.rand(scores.shape, generator=generator) < 0.1] = torch.inf
+    scores[0, :, 0] = -torch.inf
+    found = metrics.most_probable(scores.contiguous(memory_format=memory_format), dim=1)
+    assert found.dtype == dtype
+    assert np.array_equal(found.numpy(), np.argmax(scores.numpy(), axis=1))
+    assert np.array_equal(metrics.most_probable(scores[1, :, 1:, :, 2:9], dim=0), found[1, 1:, :, 2:9])
 
 
 def test_counts_of_different_shapes_are_refused():

@@ -310,7 +310,7 @@ def classes_of_voxels(probabilities: torch.Tensor) -> torch.Tensor:
     Args:
         probabilities: [class, x, y, z].
     """
-    return most_probable(probabilities, dim=0).to(torch.uint8 if len(probabilities) <= 256 else torch.int32)
+    return most_probable(probabilities, dim=0)
 
 
 @contextmanager
