@@ -90,6 +90,7 @@ class RecordedStep:
         self._kind: Hashable = None
         self._seen = 0
         self._recording: Recording | None = None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, batch: SegmentBatch, kind: Hashable = None) -> Outputs:
         """Return what `compute` gives; valid until the next call.
@@ -145,17 +146,22 @@ class RecordedStep:
 
     def _recorded(self, batch: SegmentBatch) -> Outputs:
         """Compute a batch, record that, and use the recording if it gives the same."""
+        if self._device.type == "cuda" and self._stream is None:
+            self._stream = torch.cuda.Stream(self._device)
         rows = parameters.next_rows(self._network)
-        expected = self._plainly(batch)
+        # Libraries make room for a stream when it is first used, which is not allowed within a recording.
+        with aside(self._stream):
+            expected = self._plainly(batch)
         gradients = [parameter.grad for parameter in self._trained()]
         if not all(bool(torch.isfinite(values).all()) for values in expected if values.is_floating_point()):
             return expected
         self._forget_gradients()
         try:
-            recording = record(self._compute, batch, self._trained, self._device)
+            recording = record(self._compute, batch, self._trained, self._stream)
         except RuntimeError as problem:
             self._possible = False
-            log.warning("Steps cannot be recorded on %s, and are launched kernel by kernel: %s", self._device, problem)
+            why = _first(problem)
+            log.warning("Steps cannot be recorded on %s, and are launched kernel by kernel: %s", self._device, why)
             self._take(gradients)
             return expected
         parameters.put_next_rows(self._network, rows)
@@ -177,10 +183,34 @@ class RecordedStep:
             parameter.grad = gradient
 
 
+@contextmanager
+def aside(stream: torch.cuda.Stream | None) -> Iterator[None]:
+    """Compute on another stream inside the block, after what came before and before what follows; None: do not."""
+    if stream is None:
+        yield
+        return
+    current = torch.cuda.current_stream(stream.device)
+    stream.wait_stream(current)
+    try:
+        with torch.cuda.stream(stream):
+            yield
+    finally:
+        current.wait_stream(stream)
+
+
 def record(
-    compute: Compute, batch: SegmentBatch, trained: Callable[[], Sequence[Tensor]], device: torch.device
+    compute: Compute,
+    batch: SegmentBatch,
+    trained: Callable[[], Sequence[Tensor]],
+    stream: torch.cuda.Stream | None,
 ) -> Recording:
     """Record what `compute` does with a batch, without doing it.
+
+    Args:
+        compute: as of `RecordedStep`.
+        batch: of the kind to be computed.
+        trained: as of `RecordedStep`; without gradients.
+        stream: where `compute` was called before.
 
     Raises:
         RuntimeError: something in it cannot be recorded, or memory is not enough.
@@ -189,28 +219,38 @@ def record(
         tuple(images.clone() for images in batch.inputs), None if batch.labels is None else batch.labels.clone()
     )
     graph = torch.cuda.CUDAGraph()
-    with _recording_into(graph, device):
+    with _recording_into(graph, stream):
         outputs = compute(inputs)
     return Recording(inputs, outputs, [parameter.grad for parameter in trained()], graph)
 
 
 @contextmanager
-def _recording_into(graph: torch.cuda.CUDAGraph, device: torch.device) -> Iterator[None]:
+def _recording_into(graph: torch.cuda.CUDAGraph, stream: torch.cuda.Stream | None) -> Iterator[None]:
     """Record inside the block; if that fails, leave stream and generator as if it had not been tried."""
-    stream, collects = torch.cuda.current_stream(device), gc.isenabled()
+    if stream is None:
+        raise RuntimeError("only what a GPU computes can be recorded")
+    device, collects = stream.device, gc.isenabled()
+    current = torch.cuda.current_stream(device)
     gc.collect()
     gc.disable()  # freeing what belongs to the device is not allowed meanwhile
     try:
-        with torch.cuda.device(device), torch.cuda.graph(graph, stream=torch.cuda.Stream(device)):
+        with torch.cuda.device(device), torch.cuda.graph(graph, stream=stream):
             yield
     except RuntimeError:
-        torch.cuda.set_stream(stream)
+        torch.cuda.set_stream(current)
         # One that failed within a recording refuses to draw outside of it.
-        torch.cuda.default_generators[stream.device.index].graphsafe_set_state(torch.Generator(device))
+        torch.cuda.default_generators[device.index].graphsafe_set_state(torch.Generator(device))
         raise
     finally:
         if collects:
             gc.enable()
+
+
+def _first(problem: BaseException) -> BaseException:
+    """The error that came first: leaving a recording that failed raises another one, which says less."""
+    while problem.__context__ is not None:
+        problem = problem.__context__
+    return problem
 
 
 def _agree(expected: Sequence[Tensor | None], found: Sequence[Tensor | None]) -> bool:

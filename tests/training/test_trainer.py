@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from host_recording import Recorder as HostRecorder
 from original_names import canonical, is_saved
 
 from deepmedic.config.load import load_model_config
@@ -24,6 +25,7 @@ from deepmedic.config.training import TrainConfig
 from deepmedic.errors import DivergedError
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.training import recorded_step
 from deepmedic.training.history import VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.optimisers import make_optimiser
@@ -308,3 +310,23 @@ class TestDivergence:
         with pytest.raises(DivergedError, match="The parameters softmax/bias are not finite at the start"):
             session.trainer.run()
         assert session.saved == []
+
+
+def assert_same(one, other) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_a_training_by_recorded_steps_is_the_same(monkeypatch):
+    recorder = HostRecorder()
+    monkeypatch.setattr(recorded_step, "record", recorder)
+    plain, repeated = (Session(Golden("rmsprop_all_trained")) for _ in range(2))
+    recorder.network = repeated.network
+    repeated.trainer._training_step._possible = True
+    for session in (plain, repeated):
+        session.trainer.run()
+    assert_same(copied(plain.network), copied(repeated.network))
+    assert [graph.repeated for graph in recorder.made] == [3]
+    slots = [session.saved[-1][1]["optimiser"]["slots"] for session in (plain, repeated)]
+    for name in slots[0]:
+        assert_same(slots[0][name], slots[1][name])
