@@ -1,9 +1,7 @@
 #!/usr/bin/env python3
 """Start DeepMedic from a checkout: `python deepmedic_run.py ...`, the same as the installed command `deepmedic`."""
 
-import sys
-
-from deepmedic.cli import main
+from deepmedic.cli import command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -88,3 +88,37 @@ def test_reader_that_stops_reading_is_no_error():
     )
     assert "Traceback" not in done.stderr
     assert done.stderr.strip() in ("code 0", "code 141")
+
+
+class TestEndOfTheProcess:
+    @staticmethod
+    def run(before: str, *words: str) -> tuple[int, str, str]:
+        """Exit code, output and errors of the command in a process that is prepared by `before`."""
+        program = f"import atexit, sys\nfrom deepmedic import cli\n{before}\ncli.command()\n"
+        done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout, done.stderr
+
+    TAKEN_APART = "atexit.register(print, 'taken apart')"
+
+    def test_all_is_said_and_nothing_is_taken_apart(self):
+        assert self.run(self.TAKEN_APART, "-version") == (0, versions_of_a_process(), "")
+
+    def test_refusals_keep_their_exit_code(self):
+        code, said, errors = self.run(self.TAKEN_APART, "-absent")
+        assert (code, said) == (2, "")
+        assert errors.startswith("deepmedic: ")
+
+    @pytest.mark.parametrize("watcher", ["sys.setprofile(lambda *_: None)", "sys.settrace(lambda *_: None)"])
+    def test_profilers_and_debuggers_see_the_end(self, watcher):
+        assert self.run(f"{self.TAKEN_APART}; {watcher}", "-version")[1].endswith("taken apart\n")
+
+    def test_threads_that_still_work_are_waited_for(self):
+        begin = "import threading, time\nthreading.Thread(target=lambda: (time.sleep(0.2), print('worked'))).start()"
+        assert self.run(begin, "-version")[1].endswith("worked\n")
+        as_daemon = begin.replace("print('worked'))", "print('worked')), daemon=True")
+        assert not self.run(as_daemon, "-version")[1].endswith("worked\n")
+
+
+def versions_of_a_process() -> str:
+    command = [sys.executable, "-c", "from deepmedic import cli; cli.main(['-version'])"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
