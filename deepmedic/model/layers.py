@@ -18,6 +18,7 @@ from deepmedic.config.architecture import ActivationName, Padding
 from deepmedic.config.options import Size3
 from deepmedic.errors import ConfigError
 from deepmedic.model import cpu_convolution, rows
+from deepmedic.model.padding import mirror_pad
 from deepmedic.model.random_masks import random_mask
 
 _ALL_BUT_CHANNELS = (0, 2, 3, 4)
@@ -107,7 +108,7 @@ class RollingBatchNorm(nn.Module):
     @torch.no_grad()
     def batch_statistics(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and biased variance of each channel, [C] each; variance 0 for channels that are constant."""
-        return constant_as_zero(*_mean_and_variance(images.to(self.bn_mean_rolling.dtype)))
+        return constant_as_zero(*_mean_and_variance(images, self.bn_mean_rolling.dtype))
 
     @torch.no_grad()
     def remember(self, mean: Tensor, variance: Tensor) -> None:
@@ -128,18 +129,18 @@ def constant_as_zero(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(varies, variance, 0.0)
 
 
-def _mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each channel, [C] each."""
+def _mean_and_variance(images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel, [C] each, of that type."""
     if images.device.type == "cpu" and not torch.compiler.is_compiling():  # which cannot take the kernel used there
-        return rows.mean_and_variance(images)
-    variance, mean = torch.var_mean(images, dim=_ALL_BUT_CHANNELS, correction=0)
+        return rows.mean_and_variance(images, dtype)
+    variance, mean = torch.var_mean(images.to(dtype), dim=_ALL_BUT_CHANNELS, correction=0)
     return mean, variance
 
 
 def _normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     # Variance 0 marks a constant channel; what differs from its mean would be blown up by 1 / sqrt(epsilon).
     gamma = torch.where(variance > 0, gamma, 0.0)
-    if images.device.type == "cpu" and images.dtype == gamma.dtype and not gamma.requires_grad:
+    if images.device.type == "cpu" and not gamma.requires_grad:
         scale = gamma * (variance + epsilon).rsqrt()
         return rows.affine(images, scale, beta - mean * scale)
     return functional.batch_norm(images, mean, variance, gamma, beta, training=False, eps=epsilon)
@@ -247,8 +248,7 @@ class Dropout(nn.Module):
         if not self.training:
             return images * kept
         if images.device.type == "cpu" and not torch.compiler.is_compiling():
-            mask = rows.as_images(random_mask(images.numel(), kept), images)
-            return images * mask.to(images.dtype)
+            return images * rows.as_images(random_mask(images.numel(), kept), images)
         return images * torch.rand_like(images, dtype=torch.float32).lt_(kept).to(images.dtype)
 
     def extra_repr(self) -> str:
@@ -344,7 +344,7 @@ def _convolve(images: Tensor, weight: Tensor, padding: Padding, bias: Tensor | N
     _, _, width, height, depth = weight.shape
     x, y, z = geometry.same_size_padding((width, height, depth))
     if padding == "mirror":
-        images = _mirror_pad(images, (x, y, z))
+        images = mirror_pad(images, (x, y, z))
     elif padding == "zero":
         images = functional.pad(images, (*z, *y, *x))
     if cpu_convolution.is_possible(images, weight):
@@ -364,33 +364,3 @@ def _convolve_by_onednn(images: Tensor, weight: Tensor, bias: Tensor | None) -> 
         return functional.conv3d(images, weight, bias)
     result: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
     return result
-
-
-def _mirror_pad(images: Tensor, sides: geometry.Sides3) -> Tensor:
-    """Pad as in cba|abc|cba: the edge voxel is repeated, unlike in torch's "reflect"."""
-    if not torch.is_grad_enabled():
-        return _mirror_pad_in_place(images, sides)
-    for axis, (before, after) in enumerate(sides, 2):
-        if before or after:
-            size = images.shape[axis]
-            first = images.narrow(axis, 0, before).flip(axis)
-            last = images.narrow(axis, size - after, after).flip(axis)
-            images = torch.cat([first, images, last], dim=axis)
-    return images
-
-
-def _mirror_pad_in_place(images: Tensor, sides: geometry.Sides3) -> Tensor:
-    """The same with one copy of the images in place of one for each axis."""
-    size = [length + before + after for length, (before, after) in zip(images.shape[2:], sides, strict=True)]
-    layout = torch.channels_last_3d if images.device.type == "cpu" else torch.contiguous_format
-    padded = torch.empty((*images.shape[:2], *size), dtype=images.dtype, device=images.device, memory_format=layout)
-    inside = padded
-    for axis, (before, _) in enumerate(sides, 2):
-        inside = inside.narrow(axis, before, images.shape[axis])
-    inside.copy_(images)
-    # Axis by axis over the full size of the others: edges of later axes are written once more when their turn comes.
-    for axis, (before, after) in enumerate(sides, 2):
-        end = before + images.shape[axis]
-        padded.narrow(axis, 0, before).copy_(padded.narrow(axis, before, before).flip(axis))
-        padded.narrow(axis, end, after).copy_(padded.narrow(axis, end - after, after).flip(axis))
-    return padded

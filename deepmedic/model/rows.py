@@ -9,6 +9,8 @@ Shapes: B batch, C channels; images are [B, C, x, y, z], rows [row, position], a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -16,17 +18,24 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-_LONGEST_ROW = 4096
+_LONGEST_ROW = 1536
 """Positions for which a few numbers each stay in the fastest cache of a CPU."""
+_BLOCK = 2**18
+"""Positions for which a few numbers each stay in the cache of a core."""
 
 
 def as_rows(images: Tensor) -> Tensor:
     """Return images as rows: a view of them where they are stored channels-last, otherwise a copy."""
-    _, channels, _, height, depth = images.shape
-    length = height * depth * channels
-    if length > _LONGEST_ROW:
-        length = depth * channels
+    channels = images.shape[1]
+    length = channels * _voxels_per_row(images.numel() // channels, channels)
     return images.permute(0, 2, 3, 4, 1).reshape(-1, length)
+
+
+@lru_cache(maxsize=256)
+def _voxels_per_row(voxels: int, channels: int) -> int:
+    """Return the largest number of voxels that divides their whole number and makes rows of no more than the limit."""
+    most = max(1, _LONGEST_ROW // channels)
+    return next(count for count in range(most, 0, -1) if voxels % count == 0)
 
 
 def as_images(rows: Tensor, like: Tensor) -> Tensor:
@@ -41,22 +50,49 @@ def along(rows: Tensor, values: Tensor) -> Tensor:
     return values.expand(rows.shape[1] // channels, channels).reshape(-1)
 
 
-def mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of each channel, [C] each; of one that is constant exactly that and 0."""
+def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield blocks of rows, the same ones of all tensors, that stay in the cache while several passes are made."""
+    if torch.compiler.is_compiling():
+        yield tensors
+        return
+    count = max(1, torch.get_num_threads() * _BLOCK // tensors[0].shape[1])
+    yield from zip(*(rows.split(count) for rows in tensors), strict=True)
+
+
+def mean_and_variance(images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance of each channel, [C] each of type `dtype`; of a constant exactly that and 0."""
     rows, channels = as_rows(images), images.shape[1]
-    reference = images[0, :, 0, 0, 0]
-    # Sums of numbers that are all the same are not exact, unless these are 0.
-    deviations = rows - along(rows, reference)
-    means, variances = torch.batch_norm_update_stats(deviations, None, None, 0.0)  # of every position
-    means, variances = means.view(-1, channels), variances.view(-1, channels)
-    mean = means.mean(dim=0)
-    return reference + mean, (variances + (means - mean).square()).mean(dim=0)
+    reference = images[0, :, 0, 0, 0].to(dtype)
+    references = along(rows, reference)
+    of_blocks, counts = [], []
+    for (block,) in _in_blocks(rows):
+        # Sums of numbers that are all the same are not exact, unless these are 0.
+        deviations = block.to(dtype) - references
+        of_blocks.append(torch.batch_norm_update_stats(deviations, None, None, 0.0))  # of every position
+        counts.append(len(block))
+    means, variances = (list(values) for values in zip(*of_blocks, strict=True))
+    mean = _mean_over_blocks(means, counts).view(-1, channels).mean(dim=0)
+    along_row = along(rows, mean)
+    squares = [variance + (own - along_row).square_() for variance, own in zip(variances, means, strict=True)]
+    return reference + mean, _mean_over_blocks(squares, counts).view(-1, channels).mean(dim=0)
+
+
+def _mean_over_blocks(of_blocks: list[Tensor], counts: list[int]) -> Tensor:
+    """Return the mean over all rows from those over blocks of so many rows."""
+    if len(counts) == 1:
+        return of_blocks[0]
+    shares = torch.tensor(counts, dtype=of_blocks[0].dtype) / sum(counts)
+    return (torch.stack(of_blocks) * shares[:, None]).sum(dim=0)
 
 
 def affine(images: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return images * scale + shift, both [C]."""
+    """Return images * scale + shift, both [C], rounded once to the type of the images."""
     rows = as_rows(images)
-    return as_images(torch.addcmul(along(rows, shift), rows, along(rows, scale)), images)
+    scales, shifts = along(rows, scale), along(rows, shift)
+    if images.dtype == scale.dtype:
+        return as_images(torch.addcmul(shifts, rows, scales), images)
+    zeros, ones = torch.zeros_like(scales), torch.ones_like(scales)
+    return as_images(functional.batch_norm(rows, zeros, ones, scales, shifts, eps=0.0), images)
 
 
 def sums_with_deviations(values: Tensor, images: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
@@ -64,12 +100,18 @@ def sums_with_deviations(values: Tensor, images: Tensor, mean: Tensor) -> tuple[
 
     `values` have the shape of `images`; `mean` is [C].
     """
-    rows, channels = as_rows(images), images.shape[1]
-    ones = torch.ones(rows.shape[1], dtype=images.dtype)
-    _, products, sums = torch.ops.aten.native_batch_norm_backward(
-        as_rows(values), rows, None, None, None, along(rows, mean), ones, True, 0.0, [False, True, True]
-    )
+    channels = images.shape[1]
+    rows = as_rows(images)
+    sums, products = _sums_along_rows(as_rows(values), rows, along(rows, mean))
     return sums.view(-1, channels).sum(dim=0), products.view(-1, channels).sum(dim=0)
+
+
+def _sums_along_rows(values: Tensor, others: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sum of `values` and that of `values` * (`others` - `mean`) over all rows, [position] each."""
+    _, products, sums = torch.ops.aten.native_batch_norm_backward(
+        values, others, None, None, None, mean, torch.ones_like(mean), True, 0.0, [False, True, True]
+    )
+    return sums, products
 
 
 def weighted_sum(images: Tensor, weight: Tensor, others: Tensor, other_weight: Tensor, constant: Tensor) -> Tensor:
@@ -121,7 +163,13 @@ class _Rectify(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         images, slope = ctx.saved_tensors
         rows, gradients = as_rows(images), as_rows(gradient)
-        of_positive = torch.ops.aten.threshold_backward(gradients, rows, 0)
-        of_negative = gradients - of_positive
-        _, of_slope = sums_with_deviations(as_images(of_negative, images), images, torch.zeros_like(slope))
-        return as_images(of_positive.addcmul_(of_negative, along(rows, slope)), images), of_slope
+        of_images, slopes = torch.empty_like(rows), along(rows, slope)
+        zeros = torch.zeros_like(slopes)
+        of_slopes = zeros.to(torch.promote_types(slope.dtype, torch.float32), copy=True)
+        for block, upstream, result in _in_blocks(rows, gradients, of_images):
+            torch.ops.aten.threshold_backward(upstream, block, 0, grad_input=result)
+            of_negative = upstream - result
+            of_slopes += _sums_along_rows(of_negative, block, zeros)[1]
+            result.addcmul_(of_negative, slopes)
+        of_slope = of_slopes.view(-1, len(slope)).sum(dim=0).to(slope.dtype)
+        return as_images(of_images, images), of_slope

@@ -13,7 +13,7 @@ def test_share_of_ones(share: float) -> None:
     torch.manual_seed(1)
     mask = random_mask(400_003, share)
     assert mask.shape == (400_003,)
-    assert mask.dtype == torch.float32
+    assert mask.dtype == torch.uint8
     assert ((mask == 0) | (mask == 1)).all()
     deviation = (share * (1 - share) / len(mask)) ** 0.5
     assert mask.double().mean().item() == pytest.approx(share, abs=4 * deviation)

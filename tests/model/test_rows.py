@@ -15,6 +15,11 @@ SHAPES = [(3, 4, 5, 6, 7), (2, 12, 3, 19, 20), (1, 1, 1, 1, 1), (2, 30, 4, 3, 50
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 
 
+@pytest.fixture(params=[2**18, 1], ids=["one block", "a block per row"], autouse=True)
+def block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rows, "_BLOCK", request.param)
+
+
 def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -32,10 +37,10 @@ def layout(request: pytest.FixtureRequest) -> torch.memory_format:
 def test_rows_hold_what_images_hold(shape, layout: torch.memory_format) -> None:
     images = noise(*shape).contiguous(memory_format=layout)
     found = rows.as_rows(images)
-    assert found.shape[1] <= max(4096, shape[1] * shape[4])
+    assert found.shape[1] <= max(1536, shape[1])
     assert torch.equal(rows.as_images(found, images), images)
     assert torch.equal(
-        rows.as_images(rows.along(found, images[0, :, 0, 0, 0]).expand_as(found), images)[0],
+        rows.as_images(rows.along(found, images[0, :, 0, 0, 0]).repeat(len(found), 1), images)[0],
         images[0, :, :1, :1, :1].expand(shape[1:]),
     )
 
@@ -50,7 +55,7 @@ def test_rows_of_images_stored_channels_last_are_a_view_of_them() -> None:
 @pytest.mark.parametrize("offset", [0.0, 300.0])
 def test_statistics(shape, offset: float, layout: torch.memory_format) -> None:
     images = (offset + noise(*shape)).contiguous(memory_format=layout)
-    mean, variance = rows.mean_and_variance(images)
+    mean, variance = rows.mean_and_variance(images, torch.float32)
     expected_variance, expected_mean = torch.var_mean(images.double(), dim=ALL_BUT_CHANNELS, correction=0)
     torch.testing.assert_close(mean.double(), expected_mean, rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(variance.double(), expected_variance, rtol=2e-6, atol=0)
@@ -58,9 +63,34 @@ def test_statistics(shape, offset: float, layout: torch.memory_format) -> None:
 
 @pytest.mark.parametrize("constant", [0.1, -1 / 3, 1e30, 16777217.0])
 def test_statistics_of_a_constant_are_exact(constant: float) -> None:
-    mean, variance = rows.mean_and_variance(torch.full((3, 2, 7, 11, 13), constant))
+    mean, variance = rows.mean_and_variance(torch.full((3, 2, 7, 11, 13), constant), torch.float32)
     assert mean.tolist() == [torch.tensor(constant).item()] * 2
     assert variance.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_statistics_of_bfloat16_are_those_of_the_same_numbers_in_float32(shape, layout: torch.memory_format) -> None:
+    images = (3 + noise(*shape)).bfloat16().contiguous(memory_format=layout)
+    for found, expected in zip(
+        rows.mean_and_variance(images, torch.float32),
+        rows.mean_and_variance(images.float(), torch.float32),
+        strict=True,
+    ):
+        assert torch.equal(found, expected)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        mean, variance = rows.mean_and_variance(images, torch.float32)
+    assert torch.equal(variance, expected)
+    assert mean.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bfloat16_is_rounded_once(shape, layout: torch.memory_format) -> None:
+    images = noise(*shape).bfloat16().contiguous(memory_format=layout)
+    scale, shift = noise(shape[1], seed=1), noise(shape[1], seed=2)
+    found = rows.affine(images, scale, shift)
+    exact = images.double() * spread(scale) + spread(shift)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8, atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -107,7 +107,7 @@ def repeated_edge(patch: pytest.MonkeyPatch) -> None:
     """Zeros where the edge voxel should be repeated."""
     patch.setattr(
         layers,
-        "_mirror_pad",
+        "mirror_pad",
         lambda images, sides: torch.nn.functional.pad(images, (*sides[2], *sides[1], *sides[0])),
     )
 
