@@ -34,7 +34,7 @@ import tomllib
 root, extra = pathlib.Path(sys.argv[1]), sys.argv[2]
 project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
 lines = (line.split("#")[0].strip() for line in (root / "constraints.txt").read_text().splitlines())
-pins = dict(line.split("==") for line in lines if "==" in line)
+pins = dict(line.lower().split("==") for line in lines if "==" in line)  # names of packages ignore case: Jinja2, jinja2
 wanted, queue = set(), [extra]
 for requirement in project["dependencies"]:
     wanted.add(re.match(r"[\w.-]+", requirement).group())
@@ -45,7 +45,7 @@ while queue:
             queue += nested.group(1).split(",")
         else:
             wanted.add(re.match(r"[\w.-]+", requirement).group())
-sys.exit(any(metadata.version(name).split("+")[0] != pins[name] for name in wanted))
+sys.exit(any(metadata.version(name).split("+")[0] != pins[name.lower()] for name in wanted))
 PYTHON_CODE
 }
 
