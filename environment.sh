@@ -80,7 +80,7 @@ prepare_environment() {
     [ -x "$PY" ] || "$python" -m venv "$folder" || return 1
     _say "Installing the pinned packages into $folder (once; a few minutes) ..."
     if ! _install "$extra"; then
-        _say "The installation failed; the message above says why. Without network: WHEELHOUSE=folder-with-wheels (see README.md)."
+        _say "The installation failed; the message above says why. Without network: WHEELHOUSE=folder-with-wheels (see documentation/installation.md)."
         return 1
     fi
     printf '%s\n' "$stamp" > "$folder/installed-$extra"
