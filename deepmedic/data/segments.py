@@ -140,12 +140,10 @@ def places_at(
 def cut(pool: VolumePool, places: SegmentPlaces) -> SegmentBatch:
     """Copy segments, and their labels if these have places, out of the pool."""
     starts = pool.table.starts[places.rows][:, None]
-    first = starts + 1  # the voxels follow the border values
-    inputs = tuple(_channels(pool, _elements(lines, starts, first)) for lines in places.inputs)
+    inputs = tuple(_values(pool.channels, lines, starts) for lines in places.inputs)
     labels = None
     if places.labels is not None and pool.labels is not None:
-        elements = _elements(places.labels, starts, first)
-        labels = pool.labels.index_select(0, elements.view(-1)).view(elements.shape).long()
+        labels = _values(pool.labels[None], places.labels, starts)[:, 0].long()
     return SegmentBatch(inputs, labels)
 
 
@@ -171,13 +169,36 @@ def _places(
     return SegmentPlaces(rows, tuple(inputs), labels)
 
 
-def _channels(pool: VolumePool, elements: Tensor) -> Tensor:
-    """float32 [segment, channel, x, y, z] from element numbers [segment, x, y, z]."""
-    segments, channels = elements.shape[0], pool.channels.shape[0]
-    values = torch.gather(
-        pool.channels[None].expand(segments, -1, -1), 2, elements.view(segments, 1, -1).expand(-1, channels, -1)
-    )
+def _values(volumes: Tensor, lines: Lines, starts: Tensor) -> Tensor:
+    """Values [segment, channel, x, y, z] of volumes [channel, element].
+
+    Args:
+        lines: of the segments.
+        starts: int64 [segment, 1], the element with the border values of each segment's case.
+    """
+    if volumes.device.type == "cpu" and _are_rows(lines):
+        return _values_of_rows(volumes, lines, starts)
+    elements = _elements(lines, starts)
+    segments, channels = elements.shape[0], volumes.shape[0]
+    of_channels = elements.view(segments, 1, -1).expand(-1, channels, -1)
+    values = torch.gather(volumes[None].expand(segments, -1, -1), 2, of_channels)
     return values.view(segments, channels, *elements.shape[1:])
+
+
+def _are_rows(lines: Lines) -> bool:
+    """Whether all segments lie within their volumes and have neighbouring voxels along z, as they are in memory."""
+    x, y, z = lines
+    return bool((z.diff(dim=1) == 1).all()) and min(int(line.min()) for line in (x, y, z[:, :1])) >= 0
+
+
+def _values_of_rows(volumes: Tensor, lines: Lines, starts: Tensor) -> Tensor:
+    """The same values copied row by row, a fifth of the time of voxel by voxel."""
+    x, y, z = lines
+    segments, channels, length = len(z), len(volumes), z.shape[1]
+    begins = (x + (starts + 1))[:, :, None] + (y + z[:, :1])[:, None, :]  # element of the first voxel of each row
+    of_channels = torch.arange(channels)[:, None] * volumes.shape[1] + begins.view(segments, 1, -1)
+    rows = volumes.view(-1).as_strided((volumes.numel() - length + 1, length), (1, 1))  # one begins at each element
+    return rows.index_select(0, of_channels.view(-1)).view(segments, channels, *begins.shape[1:], length)
 
 
 def _reach(receptive_field: Size3, factor: Size3) -> Size3:
@@ -216,16 +237,15 @@ def _lines(pool: VolumePool, places: tuple[Tensor, Tensor], offset: Size3, size:
     return x, y, z
 
 
-def _elements(lines: Lines, starts: Tensor, first: Tensor) -> Tensor:
+def _elements(lines: Lines, starts: Tensor) -> Tensor:
     """int64 [segment, x, y, z]: the element that each voxel of each segment comes from.
 
     Args:
         lines: of the segments.
         starts: int64 [segment, 1], the element with the border values of each segment's case.
-        first: the one after it.
     """
     x, y, z = lines
-    x = x + first
+    x = x + (starts + 1)  # the voxels follow the border values
     # [segment, x, y, 1] + [segment, 1, 1, z]; the first sum is small
     elements = (x[:, :, None] + y[:, None, :])[..., None] + z[:, None, None, :]
     # What is outside along any axis is far below zero: raise it to the element that holds the border values.

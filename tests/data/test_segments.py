@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepmedic.config.architecture import Architecture, Pathway
+from deepmedic.data import segments as segments_module
+from deepmedic.data.augmentation import SegmentDraws, turned
 from deepmedic.data.pool import PoolLayout, VolumePool
 from deepmedic.data.segments import SegmentGeometry, cut, gather, gather_at, places_at
 
@@ -155,6 +157,63 @@ class TestAgainstSlowSlicing:
         inner = tuple(slice(c - (n - 1) // 2, c - (n - 1) // 2 + n) for c, n in zip(centre, output, strict=True))
         np.testing.assert_array_equal(batch.inputs[0][0], case.channels[:, *box])
         np.testing.assert_array_equal(batch.labels[0], case.labels[inner])
+
+
+class TestRowsOfVoxels:
+    """Segments inside their volumes are copied row by row on a CPU, others voxel by voxel."""
+
+    GEOMETRY = geometry_of((5, 5, 5), (3, 3, 3), ((1, 1, 1),))
+
+    @pytest.fixture
+    def ways(self, monkeypatch):
+        """Cuts the same segments in both ways; also returns which inputs and labels could be copied by rows."""
+
+        def cut_in_both(pool, places):
+            found = []
+            usual = segments_module._are_rows
+            monkeypatch.setattr(segments_module, "_are_rows", lambda lines: found.append(usual(lines)) or found[-1])
+            by_rows = cut(pool, places)
+            monkeypatch.setattr(segments_module, "_are_rows", lambda lines: False)
+            by_voxels = cut(pool, places)
+            monkeypatch.setattr(segments_module, "_are_rows", usual)
+            for one, other in zip(
+                (*by_rows.inputs, by_rows.labels), (*by_voxels.inputs, by_voxels.labels), strict=True
+            ):
+                assert one.dtype == other.dtype
+                assert torch.equal(one, other)
+            return found
+
+        return cut_in_both
+
+    @settings(max_examples=30, deadline=None)
+    @given(data=st.data())
+    def test_both_ways_give_the_same(self, data, make_case, make_pool):
+        sizes = data.draw(st.lists(st.tuples(*[st.integers(5, 9)] * 3), min_size=1, max_size=3))
+        pool = make_pool([make_case(size, seed=number) for number, size in enumerate(sizes)])
+        some = data.draw(st.lists(st.integers(0, len(sizes) - 1), min_size=1, max_size=4))
+        inside = [[data.draw(st.integers(0, length - 5)) for length in sizes[row]] for row in some]
+        lines = places_at(pool, self.GEOMETRY, torch.tensor(some), torch.tensor(inside), with_labels=True)
+        starts = pool.table.starts[lines.rows][:, None]
+        assert all(segments_module._are_rows(one) for one in (*lines.inputs, lines.labels))
+        for one in lines.inputs:
+            by_rows = segments_module._values_of_rows(pool.channels, one, starts)
+            elements = segments_module._elements(one, starts)
+            assert torch.equal(by_rows, pool.channels[:, elements].movedim(0, 1))
+
+    def test_where_they_are_rows(self, make_case, make_pool, ways):
+        pool = make_pool([make_case((8, 9, 7)), make_case((6, 5, 9), seed=1)])
+        inside = places_at(pool, self.GEOMETRY, torch.tensor([0, 1]), points((3, 4, 2), (1, 0, 4)), with_labels=True)
+        assert ways(pool, inside) == [True, True, True]
+        for beyond in ((-1, 0, 0), (4, 0, 0), (0, -1, 0), (0, 5, 0), (0, 0, -1), (0, 0, 3)):
+            outside = places_at(pool, self.GEOMETRY, torch.tensor([1, 0]), points((1, 0, 4), beyond), with_labels=True)
+            assert ways(pool, outside)[0] is False
+
+    @pytest.mark.parametrize(("axes", "backwards"), [((2, 1, 0), (0, 0, 0)), ((0, 1, 2), (0, 0, 1))])
+    def test_turned_segments_are_none(self, make_case, make_pool, ways, axes, backwards):
+        pool = make_pool([make_case((8, 9, 7))])
+        places = places_at(pool, self.GEOMETRY, torch.tensor([0, 0]), points((3, 4, 2), (0, 0, 0)), with_labels=True)
+        draws = SegmentDraws(None, None, torch.tensor([(0, 1, 2), axes]), torch.tensor([(0, 0, 0), backwards]) > 0)
+        assert ways(pool, turned(places, draws)) == [False, False, False]
 
 
 class TestBorders:
