@@ -85,13 +85,13 @@ def _convolve(images: Tensor, weight: Tensor, bias: Tensor | None, padding: Size
     size = images.shape[4] + 2 * padding[2] - taps + 1
     voxels = _voxels_at_once(out_channels, taps, size, _numbers_per_register())
     if voxels == 1:
-        return _onednn(images, weight, bias, padding, _ONE)
+        return by_onednn(images, weight, bias, padding)
     # Where the voxels do not divide the size, one or more before the first are computed too.
     surplus = -size % voxels
     wide = _shifted_kernels(weight, voxels)
     bias = None if bias is None else bias.repeat(voxels)
     x, y, z = padding
-    result = _onednn(images, wide, bias, (x, y, z + surplus), (1, 1, voxels))
+    result = by_onednn(images, wide, bias, (x, y, z + surplus), (1, 1, voxels))
     batch, _, width, height, _ = result.shape
     lines = result.permute(0, 2, 3, 4, 1).reshape(batch, width, height, size + surplus, out_channels)
     return lines[:, :, :, surplus:].contiguous().permute(0, 4, 1, 2, 3)
@@ -144,7 +144,10 @@ def _lines(images: Tensor) -> Tensor:
     return images.permute(0, 2, 3, 4, 1).reshape(-1, images.shape[1])
 
 
-def _onednn(images: Tensor, weight: Tensor, bias: Tensor | None, padding: Size3, stride: Size3) -> Tensor:
+def by_onednn(
+    images: Tensor, weight: Tensor, bias: Tensor | None, padding: Size3 = _NO_PADDING, stride: Size3 = _ONE
+) -> Tensor:
+    """`functional.conv3d` by oneDNN, whatever the size; without a gradient, of float32 and bfloat16."""
     result: Tensor = torch.ops.aten.mkldnn_convolution(_plainly_strided(images), weight, bias, padding, stride, _ONE, 1)
     return result
 

@@ -362,5 +362,4 @@ def _convolve_by_onednn(images: Tensor, weight: Tensor, bias: Tensor | None) -> 
         bias = None if bias is None else bias.to(autocast_type)
     if images.dtype not in (torch.float32, torch.bfloat16):
         return functional.conv3d(images, weight, bias)
-    result: Tensor = torch.ops.aten.mkldnn_convolution(images, weight, bias, (0, 0, 0), (1, 1, 1), (1, 1, 1), 1)
-    return result
+    return cpu_convolution.by_onednn(images, weight, bias)
