@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -178,6 +179,18 @@ def test_rooms_of_sessions_import_only_those_below_them() -> None:
     upward = [found for found in own_imports() if 0 <= room(found.importer) < room(found.imported)]
     assert upward == []
     assert {path.parent.name for path in (PACKAGE / "sessions").glob("*/__init__.py")} == set(SESSION_ROOMS)
+
+
+def test_the_documentation_tells_these_ranks_and_rooms() -> None:
+    text = (ROOT / "documentation" / "architecture.md").read_text(encoding="utf-8")
+    rows = {
+        int(rank): re.findall(r"`(\w+)`", modules) for rank, modules in re.findall(r"^\| (\d) \| (.*) \|$", text, re.M)
+    }
+    told = {rank: {"deepmedic" if name == "__init__" else name for name in names} for rank, names in rows.items()}
+    assert told == {rank: set(names) for rank, names in RANKS.items()}
+    rooms = re.search(r"`sessions` has rooms, each of which imports only those before it: ([^.]*)\.", text)
+    assert rooms is not None
+    assert tuple(re.findall(r"`(\w+)`", rooms[1])) == SESSION_ROOMS
 
 
 def test_no_module_imports_itself_around_others() -> None:
