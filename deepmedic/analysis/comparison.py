@@ -16,6 +16,7 @@ import numpy as np
 
 from deepmedic.analysis.scores import Interval, expanded_tail
 from deepmedic.data.randomness import stream
+from deepmedic.words import counted
 
 Verdict = Literal["helps", "no evidence", "hurts"]
 
@@ -160,7 +161,8 @@ def judge(gain: Interval | None, smallest_gain: float, seeds: int, subjects: int
     if gain is None:
         return "no evidence", "WT and RI were not both trained"
     if seeds < _FEWEST or subjects < _FEWEST:
-        return "no evidence", f"{seeds} seeds and {subjects} scored subjects; at least two of each are needed"
+        found = f"{counted(seeds, 'seed')} and {counted(subjects, 'scored subject')}"
+        return "no evidence", f"{found}; at least two of each are needed"
     if gain.low > 0 and gain.mean >= smallest_gain:
         return "helps", f"weights of the source give {gain} more Dice than random ones"
     if gain.high < 0 and -gain.mean >= smallest_gain:

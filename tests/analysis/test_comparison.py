@@ -94,13 +94,16 @@ class TestJudgement:
         assert found == verdict
         assert words in reason
 
-    @pytest.mark.parametrize(("seeds", "subjects"), [(1, 5), (5, 1)])
-    def test_one_seed_or_one_subject_is_no_evidence(self, seeds, subjects) -> None:
+    @pytest.mark.parametrize(
+        ("seeds", "subjects", "found"),
+        [(1, 5, "1 seed and 5 scored subjects"), (5, 1, "5 seeds and 1 scored subject")],
+    )
+    def test_one_seed_or_one_subject_is_no_evidence(self, seeds, subjects, found) -> None:
         one = [RunScores("net", source, name, 4, seed, dict.fromkeys(map(str, range(subjects)), dice))
                for name, source, dice in (("WT", "A", 0.9), ("RI", None, 0.1)) for seed in range(seeds)]  # fmt: skip
         [setting] = compare(one, 0.02)
         assert setting.verdict == "no evidence"
-        assert "at least two of each are needed" in setting.reason
+        assert setting.reason == f"{found}; at least two of each are needed"
         assert (setting.gain.low, setting.gain.high) == (-math.inf, math.inf)
 
 
