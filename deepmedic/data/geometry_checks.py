@@ -88,8 +88,8 @@ def spacing_table(cases: Named) -> str | None:
         for spacing, names in sorted(groups.items())
     )
     return (
-        "the cases have different voxel spacings, so the network sees the same anatomy in different sizes. Resample "
-        f"them to one spacing, for instance with nibabel.processing.resample_to_output:{table}"
+        "the cases have different voxel spacings, so the network sees the same anatomy in different sizes. Give them "
+        f"one with the key resampleTo, for instance resampleTo = [1.0, 1.0, 1.0] (millimetres):{table}"
     )
 
 

@@ -91,7 +91,7 @@ def test_spacings_that_differ_make_a_table_that_names_the_remedy() -> None:
     assert spacing_table(one + nearly) is None
     table = spacing_table(one + two)
     assert table is not None
-    assert "resample_to_output" in table
+    assert "resampleTo = [1.0, 1.0, 1.0]" in table
     assert table.splitlines()[1:] == [
         "    1 x 1 x 1 mm  5 cases  p0, p1, p2 and 2 more",
         "    2 x 2 x 2 mm  1 case   q",
