@@ -16,7 +16,7 @@ from typing import Any
 
 from deepmedic.data.cases import ImageRef
 from deepmedic.data.nifti import read_header
-from deepmedic.errors import DataError
+from deepmedic.errors import DataError, ProblemList
 from deepmedic.planning.found import (
     MOST_UNUSED,
     NIFTI,
@@ -87,10 +87,20 @@ def read_dataset_json(path: Path) -> FoundData:
 
     Raises:
         DataError: the file or an image it names is not as the conventions say, or leads outside its folder.
+        SeveralProblems: its channels, classes or ending are wrong, and more than one of them.
     """
-    content = read_json_object(path)
-    description = _Description(path, content, _channels(path, content), _ending(path, content))
-    classes = _classes(path, content)
+    content, problems = read_json_object(path), ProblemList()
+    channels: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    ending = ""
+    with problems.gather():
+        channels = _channels(path, content)
+    with problems.gather():
+        classes = _classes(path, content)
+    with problems.gather():
+        ending = _ending(path, content)
+    problems.raise_if_any()
+    description = _Description(path, content, channels, ending)
     notes: list[str] = []
     cases = [*_listed(description), *_in_table(description)]
     if not any(case.part != "test" for case in cases):

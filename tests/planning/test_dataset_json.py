@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deepmedic.errors import DataError
+from deepmedic.errors import DataError, DeepMedicError, SeveralProblems
 from deepmedic.planning.dataset_json import read_dataset_json
 
 LABELS = {"background": 0, "tumour": 1}
@@ -162,9 +162,17 @@ def test_whatever_stands_there_is_read_or_refused(tmp_path, content, sound):
     touch(tmp_path, "imagesTr/a_0000.nii.gz", "labelsTr/a.nii.gz")
     try:
         result = str(read(tmp_path, **{"labels": None, **content, **sound}).cases[0].labels)
-    except DataError as refusal:
+    except DeepMedicError as refusal:
         result = str(refusal)
     assert str(tmp_path) in result
+
+
+def test_channels_and_classes_that_are_missing_are_told_together(tmp_path):
+    with pytest.raises(SeveralProblems) as refusal:
+        read(tmp_path, labels=None, training=[])
+    assert [type(problem) for problem in refusal.value.problems] == [DataError, DataError]
+    assert "neither channel_names nor modality is there" in str(refusal.value.problems[0])
+    assert "labels is missing or empty" in str(refusal.value.problems[1])
 
 
 @pytest.mark.parametrize(
