@@ -137,7 +137,6 @@ def test_stream(load, output, monkeypatch, without):
 
 
 def test_against_monai(load, output, monkeypatch):
-    pytest.importorskip("monai")
     module = load("against_monai")
     monkeypatch.setattr(module, "TWIN_WINDOW", (16, 16, 16))
     monkeypatch.setattr(module, "UNET_WINDOW", (16, 16, 16))

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from cpu_marks import needs_own_convolutions
 from random_architectures import small_architecture
 from torch import Tensor
 from torch.nn import functional
@@ -15,10 +16,7 @@ from deepmedic.model import cpu_convolution
 from deepmedic.model.layers import Convolution
 from deepmedic.model.pathway import Block
 
-pytestmark = pytest.mark.skipif(
-    not cpu_convolution.is_possible(torch.zeros(1), torch.zeros(1)),
-    reason="needs a CPU with AVX2 or AVX-512 and a torch with oneDNN: elsewhere the program convolves as torch does",
-)
+pytestmark = needs_own_convolutions
 
 CASES = [
     # maps in and out, kernel, size: voxels at once divide what is left along z, or do not

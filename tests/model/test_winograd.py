@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cpu_marks import needs_own_convolutions
 from torch import Tensor
 from torch.nn import functional
 
 from deepmedic.model import cpu_convolution, winograd
 
-pytestmark = pytest.mark.skipif(
-    not cpu_convolution.is_possible(torch.zeros(1), torch.zeros(1)),
-    reason="needs a CPU with AVX2 or AVX-512 and a torch with oneDNN: elsewhere the program convolves as torch does",
-)
+pytestmark = needs_own_convolutions
 
 CASES = [
     # images, maps in and out, kernel, size: tiles of 4 planes, of 3, of both
