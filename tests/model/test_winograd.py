@@ -175,3 +175,18 @@ def test_layers_take_it_with_their_gradients(layout, frozen, monkeypatch):
         else:
             assert_agree(tensor.grad, exact[name].grad)
     assert used == [2]
+
+
+@pytest.mark.usefixtures("always")
+def test_training_goes_on_from_matrices_that_inference_made():
+    """A session validates before its first step, and tensors made in inference mode cannot take part in gradients."""
+    winograd._transform.cache_clear()
+    images, weight = noise(2, 6, 9, 7, 6).requires_grad_(), noise(4, 6, 3, 3, 3, seed=1).requires_grad_()
+    with torch.inference_mode():
+        before = cpu_convolution.convolve(images, weight)
+    output = cpu_convolution.convolve(images, weight)
+    torch.testing.assert_close(output, before, rtol=0, atol=0)
+    upstream = noise(*output.shape, seed=3)
+    gradients = torch.autograd.grad(output, (images, weight), upstream)
+    for gradient, exact in zip(gradients, plain_gradients(upstream, images.detach(), weight.detach()), strict=True):
+        assert_agree(gradient, exact)
