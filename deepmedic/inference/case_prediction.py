@@ -24,7 +24,8 @@ from deepmedic.inference.averaging import MeanPrediction, entropy
 from deepmedic.inference.execution import InferenceSettings, is_out_of_memory, numerical_precision, tile_memory
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.postprocessing import without_small_components
-from deepmedic.inference.predictor import Prediction, Progress, classes_of_voxels, predict_volume
+from deepmedic.inference.predictor import Prediction, Progress, predict_volume
+from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def _decided(
     uncertainty: dict[UncertaintyKind, torch.Tensor] = {} if variance is None else {"variance": variance}
     if "entropy" in chosen.uncertainty:
         uncertainty["entropy"] = entropy(probabilities)
-    everywhere, probabilities = classes_of_voxels(probabilities).cpu(), probabilities.cpu()
+    everywhere, probabilities = most_probable(probabilities, dim=0).cpu(), probabilities.cpu()
     uncertainty = {kind: values.cpu() for kind, values in uncertainty.items()}
     segmentation = everywhere if roi is None else everywhere * roi
     everywhere = segmentation if only_in_roi else everywhere

@@ -291,7 +291,7 @@ class _Stitched:
             self.probabilities = self.blended.mean()
         inside = (slice(None), *prepared.unpadded)
         probabilities = self.probabilities[inside]
-        everywhere = classes_of_voxels(probabilities)
+        everywhere = most_probable(probabilities, dim=0)
         segmentation = everywhere
         if prepared.roi is not None and not raw:
             mask = prepared.roi[prepared.unpadded].to(probabilities.device)
@@ -302,15 +302,6 @@ class _Stitched:
         probabilities = probabilities.contiguous() if raw else to_host(probabilities.contiguous())
         on_host = to_host(segmentation)
         return Prediction(probabilities, on_host, on_host if everywhere is segmentation else to_host(everywhere), maps)
-
-
-def classes_of_voxels(probabilities: torch.Tensor) -> torch.Tensor:
-    """The most probable class of each voxel, uint8 (int32 above 256 classes) [x, y, z].
-
-    Args:
-        probabilities: [class, x, y, z].
-    """
-    return most_probable(probabilities, dim=0)
 
 
 @contextmanager
