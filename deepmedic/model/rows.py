@@ -45,9 +45,12 @@ def as_images(rows: Tensor, like: Tensor) -> Tensor:
 
 
 def along(rows: Tensor, values: Tensor) -> Tensor:
-    """Return one number per channel, [C], for every position of a row."""
+    """Return one number per channel, [C], for every position of a row; contiguous.
+
+    What reads them may rely on that: batch norm's gradient on a CPU reads past the end of a single number seen often.
+    """
     channels = len(values)
-    return values.expand(rows.shape[1] // channels, channels).reshape(-1)
+    return values.expand(rows.shape[1] // channels, channels).reshape(-1).contiguous()
 
 
 def _in_blocks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -10,8 +10,8 @@ from torch.nn import functional
 from deepmedic.model import rows
 
 ALL_BUT_CHANNELS = (0, 2, 3, 4)
-SHAPES = [(3, 4, 5, 6, 7), (2, 12, 3, 19, 20), (1, 1, 1, 1, 1), (2, 30, 4, 3, 50)]
-"""Rows of many lines, and of one line where many would be longer than the cache."""
+SHAPES = [(3, 4, 5, 6, 7), (2, 12, 3, 19, 20), (1, 1, 1, 1, 1), (5, 1, 7, 11, 13), (2, 30, 4, 3, 50)]
+"""Rows of many lines, and of one line where many would be longer than the cache; a single channel."""
 LAYOUTS = [torch.contiguous_format, torch.channels_last_3d]
 
 
