@@ -21,6 +21,8 @@ class ChosenParts:
     parts: Mapping[str, Sequence[FoundCase]]
     split: str
     test_is: str
+    subjects: Mapping[str, str]
+    """By name of the case, for those with labels: its subject, or one name for all that share voxels with it."""
     notes: tuple[str, ...] = ()
 
 
@@ -46,22 +48,23 @@ def choose_parts(cases: Sequence[FoundCase], digests: Mapping[str, Sequence[str]
         notes.append(f"{counted(len(unlabelled), 'case')} without labels, listed for testing only: {named}")
     if not labelled:
         raise DataError("no case has labels, so there is nothing to train on.")
-    training, validation, split = _split(labelled, digests, seed)
+    subjects = _groups(labelled, digests)
+    training, validation, split = _split(labelled, subjects, seed)
     test, test_is = others, "cases that are for testing or have no labels"
     if not test and validation:
         test, test_is = validation, "the validation cases, until you list new ones"
     elif not test:
         test, test_is = training, "the training cases, until you list new ones"
-    return ChosenParts({"training": training, "validation": validation, "test": test}, split, test_is, tuple(notes))
+    parts = {"training": training, "validation": validation, "test": test}
+    return ChosenParts(parts, split, test_is, subjects, tuple(notes))
 
 
 def _split(
-    labelled: Sequence[FoundCase], digests: Mapping[str, Sequence[str]], seed: int
+    labelled: Sequence[FoundCase], groups: Mapping[str, str], seed: int
 ) -> tuple[list[FoundCase], list[FoundCase], str]:
     given = [case for case in labelled if case.part == "validation"]
     if given and len(given) < len(labelled):
         return [case for case in labelled if case.part != "validation"], given, "as the source says"
-    groups = _groups(labelled, digests)
     names = sorted(set(groups.values()))
     if len(names) < 2:
         return list(labelled), [], "there is only one subject with labels, and none can be held out"

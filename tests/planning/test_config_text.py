@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from deepmedic.config.load import load_model_config
 from deepmedic.data.cases import ImageRef
-from deepmedic.planning.config_text import ConfigPlan, listings, model_text, result_names, safe_name, slugs, toml_value
+from deepmedic.planning.config_plan import ConfigPlan, safe_name, slugs
+from deepmedic.planning.config_text import model_text, toml_value
 from deepmedic.planning.found import FoundCase
+from deepmedic.planning.listing_text import listings, result_names
 from deepmedic.planning.networks import choose_network
 
 plain = st.recursive(
@@ -84,3 +86,20 @@ def test_paths_are_relative_near_the_configs_and_absolute_elsewhere():
         "lists/train_PD.cfg": "-\n",
         "lists/train_names.cfg": "a\n",
     }
+
+
+def test_the_table_of_all_cases_keeps_channels_in_order_and_subjects_apart():
+    image = ImageRef(Path("/study/data/a.nii.gz"), 2)
+    channels = tuple("ZYXWVUTSRQP")
+    cases = [FoundCase(name, (image,) * 10 + (None,), image) for name in ("a 1", "a 2", "b")]
+    subjects = {"a 1": "a/x", "a 2": "a/x", "b": "a x"}
+    parts = {"training": cases[:2], "validation": cases[2:], "test": []}
+    planned = plan(channel_names=channels, parts=parts, subjects=subjects)
+    head, *rows = listings(planned, Path("/study/configs"))["lists/all_cases.csv"].splitlines()
+    *columns, labels, subject, name = head.split(",")
+    assert columns == sorted(columns) == [f"channel_{n:02}_{channel}" for n, channel in enumerate(channels, 1)]
+    assert (labels, subject, name) == ("ground_truth", "subject", "prediction_filename")
+    assert [row.split(",")[9:] for row in rows] == [
+        ["../../data/a.nii.gz[2]", "-", "../../data/a.nii.gz[2]", *last]
+        for last in (["a_x", "a_1"], ["a_x", "a_2"], ["a_x_2", "b"])
+    ]

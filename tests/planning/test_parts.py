@@ -41,6 +41,14 @@ def test_cases_that_share_voxels_stay_together_also_over_several_steps():
         assert sorted([parts["training"], parts["validation"]]) == [["a", "b", "c", "d"], ["e"]]
 
 
+def test_subjects_are_told_of_all_cases_with_labels():
+    cases = [case("a1", subject="a"), case("a2", subject="a"), case("b"), case("c"), case("d", "test")]
+    chosen = choose_parts(cases, {"b": ["1"], "c": ["1"]}, 0)
+    of = chosen.subjects
+    assert list(of) == ["a1", "a2", "b", "c"]
+    assert (of["a1"] == of["a2"], of["b"] == of["c"], len(set(of.values()))) == (True, True, 2)
+
+
 def test_parts_of_the_source_are_kept():
     cases = [case("a", "training"), case("b", "validation"), case("c", "test"), case("d", "training", labels=False)]
     assert names(cases) == {"training": ["a"], "validation": ["b"], "test": ["c", "d"]}

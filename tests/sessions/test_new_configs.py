@@ -13,10 +13,13 @@ import pytest
 from study import ROOT, SIZE
 
 from deepmedic.config.load import load_model_config, load_test_config, load_train_config
-from deepmedic.errors import ResourceError
+from deepmedic.config.plain import to_plain
+from deepmedic.data.cases import read_cases
+from deepmedic.errors import ProblemList, ResourceError
 from deepmedic.sessions.checking import new_configs
 
 CASES = range(3)
+FIVE = ("-crossValidate", "5")
 
 
 def copy(study, case: int, kind: str, target: Path) -> None:
@@ -96,9 +99,8 @@ def written(study, run, tmp_path):
     return write
 
 
-def shorten(configs: Path) -> None:
+def shorten(path: Path) -> None:
     """Train for one epoch of one step."""
-    path = configs / "train.cfg"
     text = path.read_text()
     for key, value in {
         "numberOfEpochs": 1,
@@ -121,7 +123,7 @@ def listed(path: Path) -> list[str]:
 def test_the_configs_pass_the_check_train_and_segment(study, run, written, tmp_path, kind):
     outcome, configs = written(SOURCES[kind](study, tmp_path / "data"))
     assert outcome.code == 0, outcome.err
-    shorten(configs)
+    shorten(configs / "train.cfg")
     train = ["-newModel", configs / "model.cfg", "-train", configs / "train.cfg"]
     checked = run(*train, "-check")
     assert (checked.code, checked.out[:3]) == (0, "OK\n"), checked.err
@@ -129,6 +131,72 @@ def test_the_configs_pass_the_check_train_and_segment(study, run, written, tmp_p
     [models] = (configs / "output" / "cnnModels").glob("train_*")
     assert run("-test", configs / "test.cfg", "-model", models).code == 0
     assert list((configs / "output" / "predictions").rglob("*_Segm.nii.gz"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "subjects"),
+    [
+        ("nnunet", [["brain_000"], ["brain_001"]]),
+        ("decathlon", [["BRATS_0"], ["BRATS_1"], ["BRATS_2"]]),
+        ("bids", [["sub-01_ses-a", "sub-01_ses-b"], ["sub-02_ses-a"]]),
+    ],
+)
+def test_the_printed_command_cross_validates_over_all_subjects_with_labels(
+    study, run, written, tmp_path, kind, subjects
+):
+    outcome, configs = written(SOURCES[kind](study, tmp_path / "data"))
+    folds = len(subjects)
+    model, train = configs / "model.cfg", configs / "cross_validation.cfg"
+    assert f"Or cross-validate, with each of the {folds} subjects with labels held out once:\n" in outcome.out
+    assert outcome.out.endswith(f"  deepmedic -newModel {model} -train {train} -crossValidate {folds}\n")
+    shorten(train)
+    outcome = run("-newModel", model, "-train", train, "-crossValidate", folds)
+    assert outcome.code == 0, outcome.err
+    [table] = (configs / "output" / "predictions").glob("cv_*/cross_validation.json")
+    by_fold: dict[int, set[str]] = {}
+    for score in json.loads(table.read_text())["scores"]:
+        by_fold.setdefault(score["fold"], set()).add(score["case"])
+    assert sorted(map(sorted, by_fold.values())) == subjects
+
+
+def test_five_folds_of_a_larger_data_set_and_a_table_that_any_config_can_name(study, run, written, tmp_path):
+    study.write_cases(7)
+    for case in range(7):
+        for kind in ("t1", "t2", "labels"):
+            copy(study, case, kind, tmp_path / "data" / f"P{case}" / f"{kind}.nii.gz")
+    outcome, configs = written(tmp_path / "data")
+    assert outcome.out.endswith("/cross_validation.cfg -crossValidate 5\n")
+    train = load_train_config(configs / "train.cfg")
+    folds = load_train_config(configs / "cross_validation.cfg", split_by="-crossValidate")
+    one, other = to_plain(train), to_plain(folds)
+    differing = {key for key in one if one[key] != other[key]}
+    validation = {
+        "channelsValidation", "gtLabelsValidation", "namesForPredictionsPerCaseVal", "strictSplits",
+        "performFullInferenceOnValidationImagesEveryFewEpochs", "numberOfEpochsBetweenFullInferenceOnValImages",
+    }  # fmt: skip
+    assert differing == {"sessionName", "channelsTraining", "gtLabelsTraining", "dataframe_train", *validation}
+    cases = read_cases(folds.data, "training", ProblemList(), needs_labels=True, channels=2)
+    assert sorted(case.output_name for case in cases) == [f"P{case}" for case in range(7)]
+    for case in cases:
+        name = case.subject
+        assert [image.path.name for image in (*case.channels, case.labels)] == [
+            "t1.nii.gz", "t2.nii.gz", "labels.nii.gz"
+        ]  # fmt: skip
+        assert {image.path.parent.name for image in (*case.channels, case.labels)} == {name}
+    checked = run("-newModel", configs / "model.cfg", "-train", configs / "cross_validation.cfg", *FIVE, "-check")
+    assert (checked.code, checked.out[:3]) == (0, "OK\n"), checked.err
+
+
+def test_a_single_subject_has_no_cross_validation(study, written, tmp_path):
+    for kind in ("t1", "labels"):
+        copy(study, 0, kind, tmp_path / "data" / "P0" / f"{kind}.nii.gz")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "cross_validation.cfg").write_text("of other data")
+    assert written(tmp_path / "data")[0].code == 8
+    outcome, configs = written(tmp_path / "data", "-overwrite")
+    assert outcome.code == 0, outcome.err
+    assert "cross" not in outcome.out
+    assert not (configs / "cross_validation.cfg").exists()
 
 
 class TestWhatIsWritten:
@@ -182,7 +250,7 @@ class TestWhatIsWritten:
 
     def test_every_key_has_a_comment(self, study, written, tmp_path):
         _, configs = written(folders(study, tmp_path / "data"))
-        for name in ("model.cfg", "train.cfg", "test.cfg"):
+        for name in ("model.cfg", "train.cfg", "test.cfg", "cross_validation.cfg"):
             lines = (configs / name).read_text().splitlines()
             keys = [number for number, line in enumerate(lines) if re.match(r"[\w.]+ = ", line)]
             assert keys
@@ -223,6 +291,7 @@ class TestWhatIsWritten:
             "P0", "P1", "P2"
         }  # fmt: skip
         assert ["P2"] in [listed(configs / f"lists/{part}_names.cfg") for part in ("train", "validation")]
+        assert outcome.out.endswith("-crossValidate 2\n")  # the two are never in different folds
         assert "the same voxels under several names" in outcome.err
 
 
@@ -234,7 +303,7 @@ class TestRefusals:
         (tmp_path / "configs" / "train.cfg").write_text("mine")
         outcome, configs = written(source)
         assert outcome.code == 8
-        assert f"{configs} holds model.cfg, train.cfg, test.cfg, lists already" in outcome.err
+        assert f"{configs} holds model.cfg, train.cfg, test.cfg, cross_validation.cfg, lists already" in outcome.err
         assert (configs / "train.cfg").read_text() == "mine"
         assert written(source, "-overwrite")[0].code == 0
         assert {path: path.read_bytes() for path in configs.rglob("*.cfg")} == before

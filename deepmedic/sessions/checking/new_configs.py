@@ -20,8 +20,10 @@ from deepmedic.data.fingerprint import repeated_voxels
 from deepmedic.errors import OutputHeldError, ProblemList, ResourceError
 from deepmedic.files import is_other_process_alive, make_folder, write_text_atomically
 from deepmedic.logs import init_logging
-from deepmedic.planning.config_text import ConfigPlan, listings, model_text, safe_name, test_text, train_text
+from deepmedic.planning.config_plan import ConfigPlan, safe_name
+from deepmedic.planning.config_text import cross_validation_text, model_text, test_text, train_text
 from deepmedic.planning.found import FoundData
+from deepmedic.planning.listing_text import listings
 from deepmedic.planning.networks import choose_network
 from deepmedic.planning.parts import choose_parts
 from deepmedic.planning.sources import read_source
@@ -34,6 +36,7 @@ from deepmedic.words import counted
 log = logging.getLogger(__name__)
 
 _CONFIGS = ("model.cfg", "train.cfg", "test.cfg")
+_FOLDS = "cross_validation.cfg"
 _MOST_NOTES = 30
 
 
@@ -84,6 +87,7 @@ def _plan(arguments: Arguments, surveyed: SurveyedData, device: torch.device) ->
         parts=chosen.parts,
         test_is=chosen.test_is,
         split=chosen.split,
+        subjects=chosen.subjects,
         orientation=surveyed.why_turned,
         affine_tolerance=surveyed.why_tolerant,
     )
@@ -91,7 +95,7 @@ def _plan(arguments: Arguments, surveyed: SurveyedData, device: torch.device) ->
 
 
 def _write_configs(staging: Path, plan: ConfigPlan, surveyed: SurveyedData, device: torch.device) -> ConfigPlan:
-    """Write the three configs; the network is resolved first, since suggestions depend on it."""
+    """Write the configs; the network is resolved first, since suggestions depend on it."""
     path = staging / "model.cfg"
     write_text_atomically(path, model_text(plan, None))
     architecture = load_model_config(path).architecture
@@ -101,6 +105,8 @@ def _write_configs(staging: Path, plan: ConfigPlan, surveyed: SurveyedData, devi
     texts = (model_text(plan, suggestions["segmentsDimTrain"]), train_text(plan), test_text(plan))
     for name, text in zip(_CONFIGS, texts, strict=True):
         write_text_atomically(staging / name, text)
+    if plan.is_cross_validated:
+        write_text_atomically(staging / _FOLDS, cross_validation_text(plan))
     return plan
 
 
@@ -125,13 +131,16 @@ def _check(staging: Path, plan: ConfigPlan) -> None:
     read_cases(test.data, "inference", problems, channels=len(plan.channel_names))
     if plan.parts["validation"]:
         read_cases(train.validation_data, "validation", problems, needs_labels=True, needs_names=True)
+    if plan.is_cross_validated:
+        folds = load_train_config(staging / _FOLDS, model=model, split_by="-crossValidate")
+        read_cases(folds.data, "training", problems, needs_labels=True, channels=len(plan.channel_names))
     problems.raise_if_any()
 
 
 def _refuse_existing(folder: Path, arguments: Arguments) -> None:
     if folder.exists() and not folder.is_dir():
         raise ResourceError(f"{folder}: this is a file; name a folder with -output.")
-    present = [name for name in (*_CONFIGS, "lists") if (folder / name).exists()]
+    present = [name for name in (*_CONFIGS, _FOLDS, "lists") if (folder / name).exists()]
     if present and not arguments.overwrite:
         raise OutputHeldError(
             f"{folder} holds {', '.join(present)} already. Choose another folder with -output, or replace them with "
@@ -163,8 +172,10 @@ def _move(staging: Path, folder: Path) -> None:
         make_folder(folder / "lists")
         for path in sorted((staging / "lists").iterdir()):
             path.replace(folder / "lists" / path.name)
-        for name in _CONFIGS:
-            (staging / name).replace(folder / name)
+        (folder / _FOLDS).unlink(missing_ok=True)  # an older one would name cases that are listed no more
+        for name in (*_CONFIGS, _FOLDS):
+            if (staging / name).exists():
+                (staging / name).replace(folder / name)
     except OSError as problem:
         raise ResourceError(f"{folder}: cannot be written ({problem.strerror}). Choose another folder.") from problem
 
@@ -179,13 +190,18 @@ def _tell(folder: Path, plan: ConfigPlan, notes: Sequence[str], surveyed: Survey
     for part, cases in plan.parts.items():
         which = f" ({plan.test_is})" if part == "test" and cases else ""
         log.info("%s: %s%s", part, counted(len(cases), "case"), which)
-    log.info("Wrote model.cfg, train.cfg, test.cfg and %d listing files to %s", files, folder)
+    written = ", ".join((*_CONFIGS, _FOLDS) if plan.is_cross_validated else _CONFIGS)
+    log.info("Wrote %s and %d listing files to %s", written, files, folder)
     shown = os.path.relpath(folder) if folder.is_relative_to(Path.cwd()) else str(folder)
     train = f"deepmedic -newModel {shown}/model.cfg -train {shown}/train.cfg"
     log.info("Next: read the comments in %s/train.cfg, check, train, and segment:", shown)
     log.info("  %s -check", train)
     log.info("  %s", train)
     log.info("  deepmedic -test %s/test.cfg -model %s/output/cnnModels/%s", shown, shown, plan.session)
+    if plan.is_cross_validated:
+        subjects = len(set(plan.subjects.values()))
+        log.info("Or cross-validate, with each of the %d subjects with labels held out once:", subjects)
+        log.info("  deepmedic -newModel %s/model.cfg -train %s/%s -crossValidate %d", shown, shown, _FOLDS, plan.folds)
 
 
 def _listed(found: FoundData) -> str:
