@@ -116,7 +116,7 @@ class RollingBatchNorm(nn.Module):
         # The row number stays on the device: reading it here would make every training step wait for the device.
         self.bn_mean_rolling.index_copy_(0, self.next_row, mean[None])
         self.bn_var_rolling.index_copy_(0, self.next_row, variance[None])
-        self.next_row.copy_((self.next_row + 1) % len(self.bn_mean_rolling))
+        self.next_row.add_(1).remainder_(len(self.bn_mean_rolling))
 
 
 def constant_as_zero(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,8 +125,8 @@ def constant_as_zero(mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     A deviation below one unit in the last place of the mean counts as constant: it is the rounding error of a
     convolution over constant input, or of a mean that float32 cannot represent, and carries no information.
     """
-    varies = variance.sqrt() > torch.finfo(mean.dtype).eps * mean.abs()
-    return mean, torch.where(varies, variance, 0.0)
+    varies = variance.sqrt() > (mean * torch.finfo(mean.dtype).eps).abs_()
+    return mean, variance * varies
 
 
 def _mean_and_variance(images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -139,7 +139,7 @@ def _mean_and_variance(images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tens
 
 def _normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> Tensor:
     # Variance 0 marks a constant channel; what differs from its mean would be blown up by 1 / sqrt(epsilon).
-    gamma = torch.where(variance > 0, gamma, 0.0)
+    gamma = gamma * (variance > 0)
     if images.device.type == "cpu" and not gamma.requires_grad:
         scale = gamma * (variance + epsilon).rsqrt()
         return rows.affine(images, scale, beta - mean * scale)
@@ -157,7 +157,7 @@ class _NormalizeByBatch(torch.autograd.Function):
     def forward(
         ctx: Any, images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, variance: Tensor, epsilon: float
     ) -> Tensor:
-        inverse_std = torch.where(variance > 0, (variance + epsilon).rsqrt(), 0.0)  # 0: no gradient for constants
+        inverse_std = (variance + epsilon).rsqrt_().mul_(variance > 0)  # 0: no gradient for constants
         ctx.save_for_backward(images, gamma, mean, inverse_std)
         ctx.epsilon = epsilon
         return _normalize(images, gamma, beta, mean, variance, epsilon)
