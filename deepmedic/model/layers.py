@@ -166,7 +166,7 @@ class _NormalizeByBatch(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         images, gamma, mean, inverse_std = ctx.saved_tensors
-        if images.device.type == "cpu" and images.dtype == gradient.dtype == gamma.dtype:
+        if images.device.type == "cpu" and images.dtype == gradient.dtype:
             return *_gradients_on_cpu(gradient, images, gamma, mean, inverse_std), None, None, None
         needed = list(ctx.needs_input_grad[:3])
         gradients = torch.ops.aten.native_batch_norm_backward(

@@ -118,10 +118,19 @@ def _sums_along_rows(values: Tensor, others: Tensor, mean: Tensor) -> tuple[Tens
 
 
 def weighted_sum(images: Tensor, weight: Tensor, others: Tensor, other_weight: Tensor, constant: Tensor) -> Tensor:
-    """Return images * weight + others * other_weight + constant; `others` have the shape of `images`, the rest [C]."""
-    rows = as_rows(images)
-    total = torch.addcmul(along(rows, constant), rows, along(rows, weight))
-    return as_images(total.addcmul_(as_rows(others), along(rows, other_weight)), images)
+    """Return images * weight + others * other_weight + constant, rounded once to the type of the images.
+
+    `others` have shape and type of `images`, the rest is [C].
+    """
+    rows, other_rows = as_rows(images), as_rows(others)
+    weights, other_weights, constants = (along(rows, values) for values in (weight, other_weight, constant))
+    if images.dtype == weight.dtype:
+        return as_images(torch.addcmul(constants, rows, weights).addcmul_(other_rows, other_weights), images)
+    total = torch.empty_like(rows)
+    for block, other_block, result in _in_blocks(rows, other_rows, total):
+        precise = torch.addcmul(constants, block.to(weight.dtype), weights)
+        result.copy_(precise.addcmul_(other_block.to(weight.dtype), other_weights))
+    return as_images(total, images)
 
 
 def add(images: Tensor, values: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional
 
 from deepmedic.errors import ConfigError
 from deepmedic.model.layers import (
@@ -159,6 +160,18 @@ class TestRollingBatchNorm:
         np.testing.assert_allclose(layer.bn_var.numpy(), exact.var(ALL_BUT_CHANNELS), rtol=1e-4)
         assert normalized.dtype == images.grad.dtype == torch.bfloat16
         assert layer.bn_gamma.grad.dtype == torch.float32
+
+    def test_gradients_of_bfloat16_are_those_of_the_same_numbers_in_double_precision(self) -> None:
+        layer = random_batch_norm(5, 1)
+        images, upstream = (noise(3, 5, 9, 8, 7, seed=seed).bfloat16() for seed in (1, 2))
+        layer(images.requires_grad_()).backward(upstream)
+        exact = images.detach().double().requires_grad_()
+        gamma, beta = (value.detach().double().requires_grad_() for value in (layer.bn_gamma, layer.bn_beta))
+        normalized = functional.batch_norm(exact, None, None, gamma, beta, training=True, eps=layer.epsilon)
+        normalized.backward(upstream.double())
+        torch.testing.assert_close(images.grad.double(), exact.grad, rtol=2**-8 + 1e-6, atol=1e-5)
+        torch.testing.assert_close(layer.bn_gamma.grad.double(), gamma.grad, rtol=1e-4, atol=1e-3)
+        torch.testing.assert_close(layer.bn_beta.grad.double(), beta.grad, rtol=1e-4, atol=1e-3)
 
 
 class TestActivation:

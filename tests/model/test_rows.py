@@ -116,6 +116,16 @@ def test_weighted_sums(shape, layout: torch.memory_format) -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+def test_weighted_sums_of_bfloat16_are_rounded_once(shape, layout: torch.memory_format) -> None:
+    images, others = (noise(*shape, seed=seed).bfloat16().contiguous(memory_format=layout) for seed in (1, 2))
+    one, two, three = (noise(shape[1], seed=seed) for seed in (3, 4, 5))
+    exact = spread(one) * images.double() + spread(two) * others.double() + spread(three)
+    found = rows.weighted_sum(images, one, others, two, three)
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.double(), exact, rtol=2**-8 + 1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 def test_added_values(shape, layout: torch.memory_format) -> None:
     images, upstream = (noise(*shape, seed=seed).contiguous(memory_format=layout) for seed in (1, 2))
     values = noise(shape[1], seed=3).requires_grad_()
