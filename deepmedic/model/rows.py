@@ -70,7 +70,7 @@ def mean_and_variance(images: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
     of_blocks, counts = [], []
     for (block,) in _in_blocks(rows):
         # Sums of numbers that are all the same are not exact, unless these are 0.
-        deviations = block.to(dtype) - references
+        deviations = block - references if block.dtype == dtype else block.to(dtype).sub_(references)
         of_blocks.append(torch.batch_norm_update_stats(deviations, None, None, 0.0))  # of every position
         counts.append(len(block))
     means, variances = (list(values) for values in zip(*of_blocks, strict=True))
