@@ -18,6 +18,7 @@ from deepmedic.data import geometry_checks, nifti_affine
 from deepmedic.data.cases import Case, ImageRef, read_cases
 from deepmedic.data.nifti import VolumeHeader, in_axes, read_header
 from deepmedic.data.nifti_affine import Spacing
+from deepmedic.data.nifti_header import check_memory
 from deepmedic.errors import DeepMedicError, ProblemList
 
 _SAME_GRID = 0.01
@@ -169,7 +170,24 @@ def _check(
         weight_maps=tuple(headers[count + 2 :]),
         header=in_memory,
     )
-    return found, remarks
+    with problems.gather():
+        _check_resampled_size(case, found)
+        return found, remarks
+    return None, []
+
+
+def _check_resampled_size(case: Case, headers: CaseHeaders) -> None:
+    """Refuse a grid that memory cannot hold: a wrong unit or spacing in a header makes a small file an immense one."""
+    header, native = headers.header, headers.header.resampled_from
+    if native is None:
+        return
+    from_spacing, to_spacing = (" x ".join(f"{size:.4g}" for size in grid.spacing) for grid in (native, header))
+    check_memory(
+        f"case {case.name}: resampled from {from_spacing} to {to_spacing} mm it has "
+        f"{' x '.join(map(str, header.shape))} voxels, which",
+        headers.loaded_bytes,
+        "Correct the voxel sizes and their unit in the headers, choose larger voxels, or use a larger machine.",
+    )
 
 
 def _images(case: Case) -> list[tuple[str, ImageRef | None]]:

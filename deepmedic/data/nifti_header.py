@@ -281,15 +281,28 @@ def _check_file_size(path: Path, start: FileStart, total: int, declared: str) ->
         )
 
 
-def _check_memory(path: Path, shape: Size3, stored: int, *, scaled: bool) -> None:
-    voxels = math.prod(shape)
-    needed = stored + voxels * (4 + 8 * scaled)
+def check_memory(what: str, needed: int, remedy: str) -> None:
+    """Refuse what takes more memory than there is, before any of it is taken.
+
+    Args:
+        what: the beginning of the message, up to "takes".
+        needed: bytes.
+        remedy: the end of the message.
+
+    Raises:
+        ResourceError: names both numbers.
+    """
     allowed = _asked_once_a_second(int(time.monotonic()), memory_limit)
     if needed > allowed:
         raise ResourceError(
-            f"{path}: reading this volume of {' x '.join(map(str, shape))} voxels takes {bytes_as_text(needed)} of "
-            f"memory, and {bytes_as_text(allowed)} is the limit here. Crop or resample it, or use a larger machine."
+            f"{what} takes {bytes_as_text(needed)} of memory, and {bytes_as_text(allowed)} is the limit here. {remedy}"
         )
+
+
+def _check_memory(path: Path, shape: Size3, stored: int, *, scaled: bool) -> None:
+    what = f"{path}: reading this volume of {' x '.join(map(str, shape))} voxels"
+    needed = stored + math.prod(shape) * (4 + 8 * scaled)
+    check_memory(what, needed, "Crop or resample it, or use a larger machine.")
 
 
 @lru_cache(maxsize=1)

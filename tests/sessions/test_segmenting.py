@@ -154,6 +154,30 @@ def test_a_folder_of_cases(place, segment, tmp_path):
     assert "made from other images: roi" in (tmp_path / "results/logs/segment.txt").read_text()
 
 
+def test_a_link_to_a_case_that_is_not_there_is_told(place, segment, tmp_path):
+    folder = tmp_path / "linked"
+    folder.mkdir()
+    (folder / "case1").symlink_to(place / "scans/case1")
+    (folder / "case9").symlink_to(tmp_path / "unmounted/case9")
+    code, _, err = segment("-images", folder, "-output", "results")
+    assert (code, "linked: case9: a link to what does not exist, so a case may be missing" in err) == (4, True)
+    assert not (tmp_path / "results").exists()
+    (folder / "case9").unlink()
+    assert segment("-images", folder, "-output", "results")[0] == 0
+
+
+def test_a_spacing_that_would_fill_memory_is_refused(place, segment, tmp_path):
+    """Voxels of metres: each case has a few thousand, and resampled to those of training a thousand million times."""
+    for name in ("t1", "flair"):
+        image = nib.load(place / f"scans/case1/{name}.nii.gz")
+        image.header.set_xyzt_units("meter")
+        nib.save(image, tmp_path / f"{name}.nii.gz")
+    code, _, err = segment("-images", "T1=t1.nii.gz", "FLAIR=flair.nii.gz", "-output", "seg.nii.gz")
+    assert code == 6
+    assert "case seg: resampled from 1000 x 1000 x 1500 to 1 x 1 x 1.5 mm it has 14000 x 13000 x 12000 voxels" in err
+    assert "Correct the voxel sizes and their unit in the headers" in err
+
+
 def test_several_models_are_averaged(place, capsys, tmp_path):
     second = deepmedic.load_model(place / "tiny.save")
     second.parameters["normal/1/weight"] = -second.parameters["normal/1/weight"]

@@ -88,14 +88,21 @@ def cases_in(folder: Path, roi: str | None, channels: Channels) -> list[Case]:
 
     Raises:
         CommandLineError: the folder or the model is not of that kind.
-        DataError: files are missing or ambiguous; all cases are listed.
+        DataError: files are missing or ambiguous; all cases are listed. A link leads nowhere.
     """
     if channels.names is None and channels.count > 1:
         raise CommandLineError(
             f"-images {folder}: the model has {channels.in_words()}, so files in a folder cannot be told apart; give "
             "the images of one case in the order of training."
         )
-    subfolders = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    lost = [path.name for path in entries if not path.exists()]
+    if lost:
+        raise DataError(
+            f"{folder}: {', '.join(lost[:_MOST_LISTED])}: {'a link' if len(lost) == 1 else f'{len(lost)} links'} to "
+            "what does not exist, so a case may be missing. Correct or remove it, or mount the disk it is on."
+        )
+    subfolders = [path for path in entries if path.is_dir()]
     if not subfolders:
         raise CommandLineError(
             f"-images {folder}: there is no folder in it; a folder of cases has one subfolder per case."
