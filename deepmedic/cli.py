@@ -33,6 +33,7 @@ def command() -> NoReturn:
     would be a third of a second for nothing. Where a thread still works, or a profiler or debugger looks on, the
     process ends as usual.
     """
+    _open_closed_streams()
     code = main()
     works = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
     if works or sys.getprofile() is not None or sys.gettrace() is not None:
@@ -42,6 +43,20 @@ def command() -> NoReturn:
         with suppress(OSError):  # whoever read it has gone
             stream.flush()
     os._exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Point standard streams that the caller closed, as some job schedulers do, at the null device.
+
+    Otherwise there is nowhere to write to, and the next file that is opened gets a number that libraries print to.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -89,7 +104,9 @@ def _stopping_on_signals() -> Iterator[None]:
 
 
 def _refuse(message: str, exit_code: int = _RESOURCES) -> int:
-    sys.stderr.write(f"deepmedic: {message}\n")
+    with suppress(OSError):  # the exit code says it all the same where nobody reads, or the disk of the log is full
+        sys.stderr.write(f"deepmedic: {message}\n")
+        sys.stderr.flush()
     return exit_code
 
 

@@ -108,6 +108,25 @@ class TestEndOfTheProcess:
         assert (code, said) == (2, "")
         assert errors.startswith("deepmedic: ")
 
+    @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+    @pytest.mark.parametrize(("word", "code"), [("-version", 0), ("-absent", 2)])
+    def test_streams_may_be_closed(self, closed, word, code):
+        command = f"{sys.executable} {ROOT / 'deepmedic_run.py'} {word} {closed}"
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+    def test_files_do_not_get_the_numbers_of_closed_streams(self):
+        before = "import os\ncli.main = lambda: 10 + os.open(os.devnull, os.O_RDONLY)"
+        program = f"import os\nfrom deepmedic import cli\nos.closerange(0, 3)\n{before}\ncli.command()"
+        assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 13
+
+    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+    def test_a_refusal_that_cannot_be_said_keeps_its_exit_code(self):
+        command = [sys.executable, str(ROOT / "deepmedic_run.py"), "-absent"]
+        with open("/dev/full", "w") as full:
+            assert subprocess.run(command, stderr=full, check=False).returncode == 2
+
     @pytest.mark.parametrize("watcher", ["sys.setprofile(lambda *_: None)", "sys.settrace(lambda *_: None)"])
     def test_profilers_and_debuggers_see_the_end(self, watcher):
         assert self.run(f"{self.TAKEN_APART}; {watcher}", "-version")[1].endswith("taken apart\n")
