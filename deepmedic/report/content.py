@@ -59,6 +59,8 @@ class CaseImages:
     segmentation: ImageRef | None = None
     probabilities: Mapping[int, ImageRef] = field(default_factory=dict)
     """By class."""
+    uncertainty: Mapping[str, ImageRef] = field(default_factory=dict)
+    """Maps of uncertainty by kind: "entropy", "variance"."""
     score: float | None = None
     """Mean Dice over the classes that labels or prediction have; None: not scored."""
 

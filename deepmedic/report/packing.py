@@ -16,7 +16,7 @@ from deepmedic.report.volumes import ViewedCase
 
 def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any]:
     """Return a case as JSON-able values; volumes are read back by `unpack` in `volumes.js`, x running fastest."""
-    return {
+    packed: dict[str, Any] = {
         "name": case.name,
         "shape": list(case.shape),
         "spacing": list(case.spacing),
@@ -37,6 +37,12 @@ def packed_case(case: ViewedCase, channel_names: Sequence[str]) -> dict[str, Any
         "prediction": None if case.prediction is None else packed_labels(case.prediction),
         "probabilities": {str(number): packed_probabilities(volume) for number, volume in case.probabilities.items()},
     }
+    if case.uncertainty:
+        packed["uncertainty"] = {
+            kind: {"largest": found.largest, "data": packed_probabilities(found.codes)}
+            for kind, found in case.uncertainty.items()
+        }
+    return packed
 
 
 def packed_image(codes: np.ndarray) -> str:

@@ -36,8 +36,18 @@ LARGEST_INLINE = 16_000_000
 """Bytes of cases inside the page; the worst come first, the rest lie in files beside it."""
 MOST_CASES = 100
 """With images; the table of metrics has all of them."""
-_SCRIPTS = ("page.js", "volumes.js", "slices.js", "viewer.js")
+_SCRIPTS = ("page.js", "volumes.js", "uncertainty.js", "slices.js", "viewer.js")
 _READERS = 2
+
+
+@dataclass(frozen=True)
+class _PackedCase:
+    """One case as the page holds it."""
+
+    name: str
+    json: str
+    largest: dict[str, float]
+    """Of each map of uncertainty; the page knows those of all cases, so that all have one scale of colours."""
 
 
 @dataclass
@@ -160,8 +170,11 @@ def _write_cases(content: ReportContent, path: Path) -> _Cases:
     """Pack the images of the cases: into the page as long as there is room, then into files beside it."""
     cases, room = _Cases(), LARGEST_INLINE
     folder = _folder_beside(path)
-    for index, (images, packed) in enumerate(_packed(content)):
-        entry: dict[str, Any] = {"name": images.name, "file": None}
+    for index, case in enumerate(_packed(content)):
+        packed = case.json
+        entry: dict[str, Any] = {"name": case.name, "file": None}
+        if case.largest:
+            entry["uncertainty"] = case.largest
         if len(packed) <= room:
             room -= len(packed)
             cases.inlined.append({"index": index, "json": packed})
@@ -177,18 +190,19 @@ def _write_cases(content: ReportContent, path: Path) -> _Cases:
     return cases
 
 
-def _packed(content: ReportContent) -> Iterator[tuple[CaseImages, str]]:
+def _packed(content: ReportContent) -> Iterator[_PackedCase]:
     """Each case as JSON, in order; the next one is read while one is written."""
     names = content.model.channel_names if content.model else ()
 
-    def pack(images: CaseImages) -> str:
-        return script_json(packed_case(view_case(images), names))
+    def pack(images: CaseImages) -> _PackedCase:
+        case = view_case(images)
+        largest = {kind: found.largest for kind, found in case.uncertainty.items()}
+        return _PackedCase(case.name, script_json(packed_case(case, names)), largest)
 
     with ThreadPoolExecutor(_READERS, thread_name_prefix="report") as pool:
         cases = content.cases[:MOST_CASES]
         for start in range(0, len(cases), _READERS):  # a few at a time, so that few are in memory
-            chunk = cases[start : start + _READERS]
-            yield from zip(chunk, pool.map(pack, chunk), strict=True)
+            yield from pool.map(pack, cases[start : start + _READERS])
 
 
 def _folder_beside(path: Path) -> Path:

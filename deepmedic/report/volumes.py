@@ -42,6 +42,16 @@ class Quantised:
     """Value of code 0; None: the image has no constant background."""
 
 
+@dataclass(frozen=True)
+class QuantisedMap:
+    """A map of uncertainty in 8 bits: code c stands for c / 255 of the largest value, so that 0 stays 0."""
+
+    codes: np.ndarray
+    """uint8 [x, y, z]."""
+    largest: float
+    """In the unit of the map; of all voxels that are shown."""
+
+
 @dataclass
 class ViewedCase:
     """One case as the viewer gets it; arrays are [x, y, z] with axes to right, anterior and superior."""
@@ -60,6 +70,8 @@ class ViewedCase:
     prediction: np.ndarray | None = None
     probabilities: dict[int, np.ndarray] = field(default_factory=dict)
     """By class; 255 stands for 1."""
+    uncertainty: dict[str, QuantisedMap] = field(default_factory=dict)
+    """By kind of map."""
     notes: list[str] = field(default_factory=list)
 
 
@@ -72,6 +84,7 @@ def view_case(images: CaseImages) -> ViewedCase:
     labels = reader.read(images.labels, "labels")
     prediction = reader.read(images.segmentation, "segmentation")
     probabilities = {number: reader.read(ref, f"class {number}") for number, ref in images.probabilities.items()}
+    uncertainty = {kind: reader.read(ref, f"{kind} map") for kind, ref in images.uncertainty.items()}
     if reader.header is None:
         case.notes.append("none of the images of this case can be shown")
         return case
@@ -92,7 +105,21 @@ def view_case(images: CaseImages) -> ViewedCase:
         for number, voxels in probabilities.items()
         if voxels is not None
     }
+    case.uncertainty = {kind: quantise_map(voxels[shown]) for kind, voxels in uncertainty.items() if voxels is not None}
     return case
+
+
+def quantise_map(voxels: np.ndarray) -> QuantisedMap:
+    """Bring a map of uncertainty to 8 bits, in equal steps from 0 to its largest value; what is not finite becomes 0.
+
+    A step is 1/255 of the largest value; a voxel is off by half of one at most. Nothing is clipped at a percentile, as
+    intensities are: the few most uncertain voxels are those that one looks for.
+    """
+    values = np.nan_to_num(np.asarray(voxels, np.float32), nan=0.0, posinf=0.0, neginf=0.0).clip(min=0)
+    largest = float(values.max(initial=0.0))
+    if largest == 0:
+        return QuantisedMap(np.zeros(values.shape, np.uint8), 0.0)
+    return QuantisedMap(np.rint(values.astype(np.float64) * (255 / largest)).astype(np.uint8), largest)
 
 
 def quantise(voxels: np.ndarray, background: float | None) -> Quantised:

@@ -17,7 +17,7 @@ from small_cases import NASTY
 from deepmedic.data import gzip_codecs
 from deepmedic.report.content import CaseImages
 from deepmedic.report.packing import packed_case, packed_image, packed_labels, packed_probabilities, script_json
-from deepmedic.report.volumes import view_case
+from deepmedic.report.volumes import QuantisedMap, view_case
 
 
 def unpacked(text: str, shape: tuple[int, ...], *, differences: bool) -> np.ndarray:
@@ -78,3 +78,15 @@ def test_a_case_names_its_channels_and_leaves_out_missing_ones(make_case: Callab
     np.testing.assert_array_equal(unpacked(plain["labels"], case.shape, differences=False), case.labels)
     codes = case.channels[1][1].codes
     np.testing.assert_array_equal(unpacked(plain["channels"][1]["data"], case.shape, differences=True), codes)
+
+
+def test_maps_of_uncertainty_are_packed_with_their_largest_value(make_case: Callable[..., CaseImages]) -> None:
+    case = view_case(make_case("a"))
+    assert "uncertainty" not in packed_case(case, [])
+    codes = np.arange(case.labels.size, dtype=np.uint8).reshape(case.shape)  # type: ignore[union-attr]
+    case.uncertainty = {"variance": QuantisedMap(codes, 0.125)}
+
+    [(kind, packed)] = packed_case(case, [])["uncertainty"].items()
+
+    assert (kind, packed["largest"]) == ("variance", 0.125)
+    np.testing.assert_array_equal(unpacked(packed["data"], case.shape, differences=False), codes)

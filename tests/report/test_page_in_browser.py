@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 from headless_browser import Browser
 from small_cases import NASTY
+from viewer_steps import LOADED, SNAPSHOT, painted_after, set_value
 
 from deepmedic.report import page_writer
 from deepmedic.report.content import ReportContent
 from deepmedic.report.page_writer import write_report
 
-LOADED = (
-    "document.getElementById('viewer').dataset.loaded === '{}' && document.getElementById('viewer').dataset.painted > 0"
-)
 BRIGHTEST = """(() => {
   const canvas = document.querySelector("canvas[data-plane=%s][data-what=truth]");
   const pixels = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data;
@@ -27,22 +25,6 @@ BRIGHTEST = """(() => {
   return [x / sum / canvas.width, y / sum / canvas.height];
 })()"""
 """Where the white voxels of a plane are: from 0 at the left and the top to 1."""
-SNAPSHOT = "Array.from(document.querySelectorAll('canvas'), (c) => c.toDataURL()).join()"
-
-
-def set_value(name: str, value: str) -> str:
-    """A script that sets a control as a user does."""
-    return (
-        f"(() => {{ const e = document.querySelector({name!r}); e.value = {value!r};"
-        " for (const kind of ['input', 'change']) e.dispatchEvent(new Event(kind, {bubbles: true})); })()"
-    )
-
-
-def painted_after(browser: Browser, script: str) -> None:
-    """Run a script and wait until the planes were painted again."""
-    before = browser.run("document.getElementById('viewer').dataset.painted")
-    browser.run(script)
-    browser.wait(f"document.getElementById('viewer').dataset.painted > {before}")
 
 
 def set_up(browser: Browser, path: Path, **window: int | bool) -> None:
@@ -206,7 +188,7 @@ def test_scripts_in_names_do_not_run_and_nothing_is_fetched(
 
     assert browser.complaints == []
     assert len(browser.requests) == 1
-    assert browser.run("document.scripts.length") == 6
+    assert browser.run("document.scripts.length") == 7
     assert NASTY in browser.run("document.getElementById('legend').textContent")
     refused = "fetch('https://example.org/').then(() => 'fetched', () => 'refused')"
     assert browser.run(refused) == "refused"

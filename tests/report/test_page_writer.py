@@ -44,7 +44,7 @@ def test_names_of_users_stay_text(make_content: Callable[..., ReportContent], tm
     scripts = [attributes for tag, attributes in elements.tags if tag == "script"]
     assert scripts == [
         *[{"type": "application/json", "id": name} for name in ("report-data", "case-0", "case-1")],
-        *[{}] * 4,
+        *[{}] * 5,
     ]
     assert "<script>alert" not in page
     assert NASTY[-12:] not in page

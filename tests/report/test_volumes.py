@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -15,7 +16,7 @@ from small_cases import PART, SIZE, SPACING, WHOLE, head, truth
 from deepmedic.data.cases import ImageRef
 from deepmedic.report import volumes
 from deepmedic.report.content import CaseImages
-from deepmedic.report.volumes import quantise, view_case
+from deepmedic.report.volumes import quantise, quantise_map, view_case
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPS", "LAS", "PIR", "SLA", "AIL"])
@@ -148,3 +149,39 @@ def test_the_background_has_a_code_of_its_own() -> None:
 def test_an_image_of_one_value_is_shown_without_dividing_by_zero() -> None:
     assert set(quantise(np.full((2, 2, 2), 7.0), None).codes.ravel()) == {1}
     assert set(quantise(np.full((2, 2, 2), 7.0), 7.0).codes.ravel()) == {0}
+
+
+@settings(max_examples=30, deadline=None)
+@given(arrays.arrays(np.float32, (4, 3, 2), elements=st.floats(0, 100, width=32, allow_subnormal=False)))
+def test_a_map_of_uncertainty_is_off_by_half_a_step_at_most(values: np.ndarray) -> None:
+    found = quantise_map(values)
+
+    assert found.largest == values.max()
+    step = found.largest / 255
+    np.testing.assert_allclose(found.codes * step, values, rtol=1e-6, atol=step * 0.5001)
+
+
+def test_what_is_certain_stays_zero_and_what_is_no_number_becomes_it() -> None:
+    found = quantise_map(np.array([[[0.0, -1e-9, np.nan, np.inf, 0.25, 0.5]]], np.float32))
+
+    assert found.codes.ravel().tolist() == [0, 0, 0, 0, 128, 255]
+    assert found.largest == 0.5
+    nothing = quantise_map(np.zeros((2, 2, 2), np.float32))
+    assert nothing.largest == 0
+    assert not nothing.codes.any()
+
+
+@pytest.mark.parametrize("codes", ["RAS", "PIR"])
+def test_maps_of_uncertainty_lie_where_the_images_do(
+    make_case: Callable[..., CaseImages], write_image: Callable[..., ImageRef], tmp_path, codes: str
+) -> None:
+    entropy = np.zeros(SIZE, np.float32)
+    entropy[PART] = 0.5
+    maps = {"entropy": write_image("entropy", entropy, codes), "variance": ImageRef(tmp_path / "gone.nii.gz")}
+
+    case = view_case(replace(make_case("one", codes), uncertainty=maps))
+
+    assert list(case.uncertainty) == ["entropy"]
+    np.testing.assert_array_equal(case.uncertainty["entropy"].codes == 255, case.labels == 2)
+    assert len(case.notes) == 1
+    assert "variance map cannot be shown" in case.notes[0]

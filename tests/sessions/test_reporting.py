@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from deepmedic.errors import ResourceError
@@ -143,3 +145,33 @@ def test_the_worst_case_comes_first_and_unscored_ones_last(tmp_path) -> None:
     cases = reporting._cases(SessionPaths(tmp_path, "s"), record, {"good": 0.9, "bad": 0.1})
 
     assert [case.name for case in cases] == ["bad", "good", "unscored"]
+
+
+@pytest.mark.parametrize("layout", ["original", "bids"])
+def test_maps_of_uncertainty_are_overlays_wherever_they_lie(study, run, source, layout) -> None:
+    maps = {"saveUncertaintyMaps": ["entropy", "variance"], "testTimeMirroring": ["x"]}
+    assert run("-test", study.test(report=True, outputLayout=layout, **maps), "-model", source).code == 0
+
+    page = study.out / "reports" / "segment.html"
+    [entry] = data_of(page)["cases"]
+    packed = json.loads(re.search(r'id="case-0">(.*?)</script>', page.read_text())[1])
+    assert packed["notes"] == []
+    for kind, ending in (("entropy", "_Entropy.nii.gz"), ("variance", "_Variance.nii.gz")):
+        wanted = f"stat-{kind}_statmap.nii.gz" if layout == "bids" else ending
+        [file] = (study.out / "predictions" / "segment").rglob(f"*{wanted}")
+        largest = np.asarray(nib.load(file).dataobj).max()
+        assert entry["uncertainty"][kind] == packed["uncertainty"][kind]["largest"] == pytest.approx(largest)
+        assert largest > 0
+
+    file.unlink()
+    assert run_report(run, study.out / "segment").code == 0
+    assert list(data_of(page)["cases"][0]["uncertainty"]) == ["entropy"]
+
+
+def test_a_session_without_maps_of_uncertainty_notes_none(study, run, source) -> None:
+    assert run("-test", study.test(report=True), "-model", source).code == 0
+
+    lines = (study.out / "logs" / "segment.jsonl").read_text().splitlines()
+    [record] = [event for line in lines if (event := json.loads(line))["event"] == "session"]
+    assert set(record["cases"][0]) == {"name", "channels", "labels", "segmentation", "probabilities"}
+    assert data_of(study.out / "reports" / "segment.html")["cases"] == [{"name": "case2", "file": None}]

@@ -1,7 +1,7 @@
 "use strict";
-// One slice of a case on a canvas: the image, labels or probabilities over it, and the crosshair. `state` is what the
-// viewer shows at the moment: the case, the place, and how it is to be drawn.
-const deepmedicSlices = function (state, colours) {
+// One slice of a case on a canvas: the image, labels, probabilities or uncertainty over it, and the crosshair. `state` is
+// what the viewer shows at the moment: the case, the place, and how it is to be drawn.
+const deepmedicSlices = function (state, colours, uncertainty) {
   const ERRORS = { missed: [255, 80, 200], surplus: [255, 225, 60], wrong: [70, 210, 255] };
 
   function colourOf(label) {
@@ -45,13 +45,14 @@ const deepmedicSlices = function (state, colours) {
   }
 
   // What colours a voxel of the overlay: [red, green, blue, alpha from 0 to 1], or null.
-  function overlayOf(what) {
-    const shown = state.shown, mode = what === "truth" ? "labels" : state.overlay;
+  function overlayOf(what, mode) {
+    const shown = state.shown;
     const labels = what === "truth" ? shown.labels : shown.prediction;
     if (mode.startsWith("class ")) {
       const volume = shown.probabilities[mode.slice(6)];
       return (at) => { const p = volume[at] / 255; return p < 0.02 ? null : heat(p); };
     }
+    if (mode.startsWith(uncertainty.PREFIX)) return uncertainty.colours();
     if (mode === "errors") {
       return function (at) {
         const truth = shown.labels[at], found = shown.prediction[at];
@@ -114,9 +115,10 @@ const deepmedicSlices = function (state, colours) {
         pixels[pixel + 3] = 255;
       }), 0, 0, canvas.width, canvas.height);
     }
-    const colour = overlayOf(picture.what);
+    const mode = picture.what === "truth" ? "labels" : state.overlay, uncertain = mode.startsWith(uncertainty.PREFIX);
+    const colour = overlayOf(picture.what, mode);
     const scale = [canvas.width / size.width, canvas.height / size.height];
-    if (state.outline && !(picture.what === "prediction" && state.overlay.startsWith("class "))) {
+    if (state.outline && !uncertain && !mode.startsWith("class ")) {
       context.globalAlpha = Math.min(1, state.opacity * 2);
       outlines(context, size, colour, scale);
     } else if (state.opacity > 0) {
@@ -127,6 +129,10 @@ const deepmedicSlices = function (state, colours) {
         if (found === null) return;
         pixels.set([found[0], found[1], found[2], 255 * found[3]], pixel);
       }), 0, 0, canvas.width, canvas.height);
+    }
+    if (state.outline && uncertain) {  // the labels over it, to see where they are uncertain
+      context.globalAlpha = Math.min(1, state.opacity * 2);
+      outlines(context, size, overlayOf(picture.what, "labels"), scale);
     }
     context.globalAlpha = 1;
     if (state.crosshair) crosshair(context, picture.plane, size, scale, ratio);

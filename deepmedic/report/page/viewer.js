@@ -17,7 +17,8 @@
     index: 0, shown: null, at: [0, 0, 0], hidden: new Set(), channel: 0, layout: "all", overlay: "labels",
     radiological: true, opacity: 0.45, outline: false, crosshair: true, low: 0, high: 255,
   };
-  const { mirrored, view, greyScale, draw, colourOf, ERRORS } = deepmedicSlices(state, data.colours);
+  const uncertainty = deepmedicUncertainty(state, data, update);
+  const { mirrored, view, greyScale, draw, colourOf, ERRORS } = deepmedicSlices(state, data.colours, uncertainty);
   let pictures = [];
 
   function className(label) {
@@ -49,7 +50,8 @@
     const shown = state.shown;
     const rows = [];
     if (shown.labels) rows.push("truth");
-    if (shown.prediction || Object.keys(shown.probabilities).length || !shown.labels) rows.push("prediction");
+    const maps = Object.keys(shown.probabilities).length + uncertainty.kinds(shown).length;
+    if (shown.prediction || maps || !shown.labels) rows.push("prediction");
     return rows;
   }
 
@@ -179,6 +181,7 @@
     for (const [number, volume] of Object.entries(shown.probabilities)) {
       words.push("p(" + className(Number(number)) + ") " + (volume[at] / 255).toFixed(2));
     }
+    words.push(...uncertainty.words(at));
     byId("readout").textContent = words.join(" · ");
   }
 
@@ -245,6 +248,8 @@
     if (shown.prediction) option(overlay, "labels", "labels");
     if (shown.prediction && shown.labels) option(overlay, "errors", "errors");
     for (const number of Object.keys(shown.probabilities)) option(overlay, "class " + number, "probability of " + className(Number(number)));
+    if (!overlay.options.length && uncertainty.kinds(shown).length) option(overlay, "labels", "the image alone");
+    for (const kind of uncertainty.kinds(shown)) option(overlay, uncertainty.PREFIX + kind, "uncertainty (" + kind + ")");
     const values = Array.from(overlay.options, (item) => item.value);
     state.overlay = values.includes(before) ? before : values[0] || "labels";
     overlay.value = state.overlay;
@@ -258,6 +263,7 @@
   }
 
   function legend(shown) {
+    uncertainty.legend();
     const box = byId("legend");
     box.replaceChildren();
     const entry = function (colour, text, label) {

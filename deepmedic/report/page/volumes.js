@@ -25,12 +25,16 @@ const deepmedicVolumes = (function () {
     for (const [number, text] of Object.entries(packed.probabilities)) {
       probabilities[number] = await unpack(text, voxels, false);
     }
+    const uncertainty = {};
+    for (const [kind, map] of Object.entries(packed.uncertainty || {})) {
+      uncertainty[kind] = { ...map, data: await unpack(map.data, voxels, false) };
+    }
     const channels = [];
     for (const channel of packed.channels) {
       channels.push({ ...channel, data: await unpack(channel.data, voxels, true) });
     }
     return {
-      ...packed, channels, probabilities,
+      ...packed, channels, probabilities, uncertainty,
       labels: await labels(packed.labels),
       prediction: await labels(packed.prediction),
     };

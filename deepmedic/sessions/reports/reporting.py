@@ -129,6 +129,7 @@ def _cases(paths: SessionPaths, record: dict[str, Any] | None, scores: dict[str,
     for plain in (record or {}).get("cases", []):
         segmentation = result(plain["segmentation"])
         probabilities = {int(number): result(name) for number, name in plain["probabilities"].items()}
+        uncertainty = {kind: result(name) for kind, name in plain.get("uncertainty", {}).items()}
         cases.append(
             CaseImages(
                 name=plain["name"],
@@ -136,6 +137,7 @@ def _cases(paths: SessionPaths, record: dict[str, Any] | None, scores: dict[str,
                 labels=image_of(plain["labels"]),
                 segmentation=segmentation,
                 probabilities={number: ref for number, ref in probabilities.items() if ref is not None and number},
+                uncertainty={kind: ref for kind, ref in uncertainty.items() if ref is not None},
                 score=scores.get(plain["name"]),
             )
         )

@@ -102,6 +102,7 @@ def case_facts(cases: Sequence[Case], files: ResultFiles) -> list[dict[str, Any]
 
 def _case(case: Case, name: str, files: ResultFiles) -> dict[str, Any]:
     saved = files.output.save_segmentation
+    maps = {kind: _relative(files.uncertainty_map(name, kind), files) for kind in files.uncertainty}
     return {
         "name": case.name,
         "channels": [_image(ref) for ref in case.channels],
@@ -110,6 +111,7 @@ def _case(case: Case, name: str, files: ResultFiles) -> dict[str, Any]:
         "probabilities": {
             str(number): _relative(files.probability(name, number), files) for number in files.probability_classes
         },
+        **({"uncertainty": maps} if maps else {}),
     }
 
 
