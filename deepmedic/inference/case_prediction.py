@@ -24,7 +24,7 @@ from deepmedic.inference.averaging import MeanPrediction, entropy
 from deepmedic.inference.execution import InferenceSettings, is_out_of_memory, numerical_precision, tile_memory
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.postprocessing import without_small_components
-from deepmedic.inference.predictor import Prediction, Progress, predict_volume
+from deepmedic.inference.predictor import Prediction, Progress, predict_tiles, predict_volume
 from deepmedic.metrics import most_probable
 from deepmedic.model.network import DeepMedicNet
 
@@ -90,7 +90,7 @@ def predict_case(
         own = replace(settings, segment=member.segment)
         for axes in mirrorings(chosen):
             wanted = wanted_feature_maps if number == 0 and not axes else None
-            found = predict_volume(member.net, mirrored(case, axes), own, wanted, progress, raw=True)
+            found = predict_tiles(member.net, mirrored(case, axes), own, wanted, progress)
             feature_maps |= found.feature_maps
             passes.add(found.probabilities if on_device else found.probabilities.cpu(), axes)
     only_in_roi = settings.tiling == "auto"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -35,6 +36,8 @@ from deepmedic.model.network import DeepMedicNet
 
 log = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 Progress = Callable[[int, int], None]
 """Called with the tiles done and all tiles of a volume; what it raises ends the prediction."""
 
@@ -54,6 +57,16 @@ class Prediction:
     """float32 [map, x, y, z] by (pathway, layer), both counted from 0; not limited to the ROI."""
     uncertainty: dict[UncertaintyKind, torch.Tensor] = field(default_factory=dict)
     """float32 [x, y, z] by kind, for what was asked for; 0 outside the ROI."""
+
+
+@dataclass
+class TilePrediction:
+    """What tiles say about one case, for averaging with other predictions; axes x, y, z of the size before padding."""
+
+    probabilities: torch.Tensor
+    """float32 [class, x, y, z], on the device it was stitched on; outside the ROI whatever tiles that touch it say."""
+    feature_maps: dict[tuple[int, int], torch.Tensor]
+    """As of `Prediction`, on the CPU."""
 
 
 @dataclass
@@ -84,8 +97,6 @@ def predict_volume(
     settings: InferenceSettings,
     wanted_feature_maps: FeatureRanges | None = None,
     progress: Progress | None = None,
-    *,
-    raw: bool = False,
 ) -> Prediction:
     """Predict all voxels of a case that tiles covering its ROI reach.
 
@@ -99,14 +110,27 @@ def predict_volume(
         settings: tiling, batch size, precision and device.
         wanted_feature_maps: see `selected_feature_maps`.
         progress: called after each batch.
-        raw: for averaging with other predictions: the ROI only chooses the tiles, all that these predict is returned,
-            and probabilities stay on the device they were stitched on.
 
     Raises:
         ResourceError: not even the CPU's memory is enough.
     """
     plan = plan_case(net, prepared, settings)
-    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, raw=raw)
+    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, _Stitched.decided)
+
+
+def predict_tiles(
+    net: DeepMedicNet,
+    prepared: PreparedCase,
+    settings: InferenceSettings,
+    wanted_feature_maps: FeatureRanges | None = None,
+    progress: Progress | None = None,
+) -> TilePrediction:
+    """Predict as `predict_volume` does, with nothing decided yet: the ROI only chooses the tiles.
+
+    Arguments and errors are those of `predict_volume`.
+    """
+    plan = plan_case(net, prepared, settings)
+    return _predict_alone(net, plan, settings, wanted_feature_maps or {}, progress, _Stitched.undecided)
 
 
 def predict_together(
@@ -135,14 +159,14 @@ def predict_together(
     if len(plans) > 1 and len(work) == len(plans):
         try:
             stitched = _predict(net, work, settings, wanted, progress)
-            return [one.finish(prepared, raw=False) for one, (prepared, _) in zip(stitched, work, strict=True)]
+            return [one.decided(prepared) for one, (prepared, _) in zip(stitched, work, strict=True)]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
         names = ", ".join(plan.prepared.name for plan in plans)
         log.warning("Memory ran out with the tiles of %d cases in one batch; trying one by one: %s.", len(plans), names)
         _release_memory()
-    return [_predict_alone(net, plan, settings, wanted, progress, raw=False) for plan in plans]
+    return [_predict_alone(net, plan, settings, wanted, progress, _Stitched.decided) for plan in plans]
 
 
 def _predict_alone(
@@ -151,9 +175,8 @@ def _predict_alone(
     settings: InferenceSettings,
     wanted: FeatureRanges,
     progress: Progress | None,
-    *,
-    raw: bool,
-) -> Prediction:
+    finish: Callable[[_Stitched, PreparedCase], Result],
+) -> Result:
     prepared, tried = plan.prepared, None
     for attempt in chain([] if plan.first is None else [plan.first], plan.others):
         if tried:
@@ -161,7 +184,7 @@ def _predict_alone(
             _release_memory()
         try:
             (stitched,) = _predict(net, [(prepared, attempt)], settings, wanted, progress)
-            return stitched.finish(prepared, raw=raw)
+            return finish(stitched, prepared)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -285,23 +308,33 @@ class _Stitched:
             for (target, source), tile in zip(boxes, tiles.to(volume.device), strict=True):
                 volume[(slice(None), *target)] = tile[(slice(None), *source)]
 
-    def finish(self, prepared: PreparedCase, *, raw: bool) -> Prediction:
-        """Remove the padding and decide the classes; unless raw, apply the ROI as a mask and bring all to the CPU."""
-        if self.blended is not None:
-            self.probabilities = self.blended.mean()
-        inside = (slice(None), *prepared.unpadded)
-        probabilities = self.probabilities[inside]
+    def undecided(self, prepared: PreparedCase) -> TilePrediction:
+        """Remove the padding."""
+        probabilities = self._probabilities(prepared).contiguous()
+        return TilePrediction(probabilities, self._maps(prepared))
+
+    def decided(self, prepared: PreparedCase) -> Prediction:
+        """Remove the padding, decide the classes, apply the ROI as a mask and bring all to the CPU."""
+        probabilities = self._probabilities(prepared)
         everywhere = most_probable(probabilities, dim=0)
         segmentation = everywhere
-        if prepared.roi is not None and not raw:
+        if prepared.roi is not None:
             mask = prepared.roi[prepared.unpadded].to(probabilities.device)
             probabilities *= mask
             segmentation = everywhere * mask
             everywhere = segmentation if self.only_in_roi else everywhere
-        maps = {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
-        probabilities = probabilities.contiguous() if raw else to_host(probabilities.contiguous())
         on_host = to_host(segmentation)
-        return Prediction(probabilities, on_host, on_host if everywhere is segmentation else to_host(everywhere), maps)
+        everywhere = on_host if everywhere is segmentation else to_host(everywhere)
+        return Prediction(to_host(probabilities.contiguous()), on_host, everywhere, self._maps(prepared))
+
+    def _probabilities(self, prepared: PreparedCase) -> torch.Tensor:
+        if self.blended is not None:
+            self.probabilities = self.blended.mean()
+        return self.probabilities[(slice(None), *prepared.unpadded)]
+
+    def _maps(self, prepared: PreparedCase) -> dict[tuple[int, int], torch.Tensor]:
+        inside = (slice(None), *prepared.unpadded)
+        return {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
 
 
 @contextmanager

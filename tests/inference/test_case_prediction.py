@@ -155,18 +155,18 @@ def test_progress_is_told_in_every_pass(make_net) -> None:
 @pytest.mark.parametrize(("memory", "stays"), [(10**9, True), (1, False)], ids=["enough memory", "little memory"])
 def test_predictions_are_averaged_on_the_device_if_memory_allows(make_net, monkeypatch, memory, stays) -> None:
     """The device is the CPU here; what is looked at is whether predictions are asked to leave it."""
-    net, moved, real = make_net(), [], module.predict_volume
+    net, moved, real = make_net(), [], module.predict_tiles
 
     class Watched(torch.Tensor):
         def cpu(self) -> torch.Tensor:  # type: ignore[override]
             moved.append(self.shape)
             return self.as_subclass(torch.Tensor)
 
-    def watched(*arguments, raw):
-        found = real(*arguments, raw=raw)
+    def watched(*arguments):
+        found = real(*arguments)
         return replace(found, probabilities=found.probabilities.as_subclass(Watched))
 
-    monkeypatch.setattr(module, "predict_volume", watched)
+    monkeypatch.setattr(module, "predict_tiles", watched)
     settings = InferenceSettings(segment=SEGMENT, tile_memory=memory)
     chosen = PredictionConfig(mirrored_axes=("x",))
     found = predict_case([Member(net, SEGMENT)], [prepared(net)], settings, chosen)
