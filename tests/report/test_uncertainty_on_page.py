@@ -27,7 +27,8 @@ OPTIONS = "Array.from(document.getElementById('overlay').options, (o) => o.value
 SCALE = "document.getElementById('scale')"
 SCALE_END = "document.querySelector('.scale-colours + span').textContent"
 READOUT = "document.getElementById('readout').textContent"
-MIDDLE = """(() => {
+PREDICTION = "document.querySelector('canvas[data-plane=axial][data-what=prediction]').toDataURL()"
+COLOUR = """(() => {
   const canvas = document.querySelector("canvas[data-plane=axial][data-what=prediction]");
   const [column, row] = %s;
   const x = Math.floor(column * canvas.width), y = Math.floor(row * canvas.height);
@@ -113,7 +114,7 @@ def test_maps_are_offered_and_off_at_first(uncertain: Browser) -> None:
 def colour_at(browser: Browser, voxel: tuple[int, int]) -> list[int]:
     """The colour of an axial voxel, counted to the right and to anterior, in the radiological convention."""
     column, row = (SIZE[0] - 0.5 - voxel[0]) / SIZE[0], (SIZE[1] - 0.5 - voxel[1]) / SIZE[1]
-    return browser.run(MIDDLE % json.dumps([column, row]))
+    return browser.run(COLOUR % json.dumps([column, row]))
 
 
 def plasma(value: float) -> list[float]:
@@ -155,7 +156,7 @@ def test_opacity_and_outlines_work_as_for_other_overlays(uncertain: Browser) -> 
         set_value("#opacity", "0"),
     ):
         painted_after(uncertain, script)
-        seen.append(uncertain.run(SNAPSHOT))
+        seen.append(uncertain.run(PREDICTION))
     assert len(set(seen)) == len(seen)
     grey = colour_at(uncertain, (4, 4))
     assert grey[0] == grey[1] == grey[2] > 0
@@ -164,12 +165,9 @@ def test_opacity_and_outlines_work_as_for_other_overlays(uncertain: Browser) -> 
 def test_a_map_of_zeros_shows_nothing(uncertain: Browser) -> None:
     painted_after(uncertain, set_value("#opacity", "0"))
     painted_after(uncertain, set_value("#overlay", "uncertainty variance"))
-    nothing = uncertain.run(SNAPSHOT)
+    nothing = uncertain.run(PREDICTION)
     painted_after(uncertain, set_value("#opacity", "100"))
-    painted_after(uncertain, "document.getElementById('outline').click()")
-    painted_after(uncertain, "document.getElementById('outline').click()")
-    canvas = "document.querySelector('canvas[data-plane=axial][data-what=prediction]').toDataURL()"
-    assert uncertain.run(canvas) in nothing
+    assert uncertain.run(PREDICTION) == nothing
     assert uncertain.run(SCALE_END) == "0"
     assert uncertain.complaints == []
 
