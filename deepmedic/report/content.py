@@ -34,6 +34,16 @@ class Chart:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A cell of a table that leads to a file, where that file is there; else its text."""
+
+    text: str
+    file: Path
+    part: str = ""
+    """Of the page that the file is: what follows #."""
+
+
+@dataclass(frozen=True)
 class Table:
     """Rows of plain values under named columns; numbers are sorted as numbers, nan last."""
 
@@ -101,7 +111,7 @@ class NamedTable:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an analysis found; a section of the page of its own."""
+    """What an analysis or a cross-validation found; a section of the page of its own."""
 
     anchor: str
     """By which the section is known on the page: letters, digits and hyphens."""
@@ -112,6 +122,7 @@ class Findings:
     """Reasons, and what should be known of the answer."""
     tables: tuple[NamedTable, ...] = ()
     pictures: tuple[Picture, ...] = ()
+    charts: tuple[Chart, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
     """What was run."""
     files: Mapping[str, Path] = field(default_factory=dict)
@@ -123,7 +134,7 @@ class ReportContent:
     """Everything on the page of one session."""
 
     session: str
-    kind: Literal["training", "inference", "analysis"]
+    kind: Literal["training", "inference", "analysis", "cross-validation"]
     findings: tuple[Findings, ...] = ()
     """Of analyses under the session's name."""
     facts: tuple[Facts, ...] = ()

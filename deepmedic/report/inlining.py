@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
+
+from deepmedic.report.content import Findings, Link, Table
 
 LARGEST_PICTURE = 8_000_000
 """Bytes of one; a larger one is left out."""
@@ -29,3 +33,32 @@ def link_to(file: Path, page: Path) -> str | None:
     if not file.exists():
         return None
     return "./" + quote(os.path.relpath(file.resolve(), page.resolve().parent))
+
+
+@dataclass(frozen=True)
+class Address:
+    """A cell that leads somewhere."""
+
+    text: str
+    address: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+def with_addresses(found: Findings, page: Path) -> Findings:
+    """Replace the links in tables by addresses relative to the page, or by their text where there is no such file."""
+    tables = (replace(named, table=_addressed(named.table, page)) for named in found.tables)
+    return replace(found, tables=tuple(tables))
+
+
+def _addressed(table: Table, page: Path) -> Table:
+    return Table(table.columns, tuple(tuple(_address(value, page) for value in row) for row in table.rows))
+
+
+def _address(value: Any, page: Path) -> Any:
+    if not isinstance(value, Link):
+        return value
+    address = link_to(value.file, page)
+    part = f"#{quote(value.part, safe='=')}" if value.part else ""
+    return value.text if address is None else Address(value.text, address + part)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -22,9 +22,9 @@ from deepmedic.errors import ResourceError
 from deepmedic.inference.label_tables import colour_of
 from deepmedic.report import architecture_svg
 from deepmedic.report.architecture_facts import layer_table
-from deepmedic.report.charts import draw_chart
-from deepmedic.report.content import CaseImages, ReportContent, Table
-from deepmedic.report.inlining import inlined_picture, link_to
+from deepmedic.report.charts import DrawnChart, draw_chart
+from deepmedic.report.content import CaseImages, Chart, ReportContent, Table
+from deepmedic.report.inlining import Address, inlined_picture, link_to, with_addresses
 from deepmedic.report.packing import packed_case, script_json
 from deepmedic.report.page_values import cell, shown, words
 from deepmedic.report.volumes import LARGEST_LABEL, view_case
@@ -99,16 +99,19 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(shown=shown, cell=cell, words=words)
+    environment.tests["address"] = lambda value: isinstance(value, Address)
     return environment
 
 
 def _render(environment: Environment, content: ReportContent, cases: _Cases, path: Path) -> str:
-    charts = [drawn for drawn in map(draw_chart, content.charts) if drawn is not None]
+    drawn: list[DrawnChart] = []
+    charts = _draw(content.charts, drawn)
+    charts_of_findings = {found.anchor: _draw(found.charts, drawn) for found in content.findings}
     style = _part("report.css")
     scripts = [_part(name) for name in _SCRIPTS]
     model = content.model
     data = {
-        "charts": [chart.values for chart in charts],
+        "charts": [chart.values for chart in drawn],
         "cases": cases.entries,
         "classes": list(model.class_names) if model else [],
         "colours": [colour_of(number) for number in range(1, LARGEST_LABEL + 1)],
@@ -116,8 +119,13 @@ def _render(environment: Environment, content: ReportContent, cases: _Cases, pat
     }
     template = environment.get_template("report.html")
     return template.render(
-        report=replace(content, cases=content.cases[:MOST_CASES]),
+        report=replace(
+            content,
+            cases=content.cases[:MOST_CASES],
+            findings=tuple(with_addresses(found, path) for found in content.findings),
+        ),
         charts=charts,
+        charts_of_findings=charts_of_findings,
         scored=any(case.score is not None for case in content.cases),
         classes_in_table=_classes(content.metrics),
         architecture=architecture_svg.draw(model) if model else "",
@@ -132,6 +140,13 @@ def _render(environment: Environment, content: ReportContent, cases: _Cases, pat
         links={one: link_to(one, path) for found in content.findings for one in found.files.values()},
         footer=f"Written by deepmedic {versions.VERSION}. This page loads nothing from any network.",
     )
+
+
+def _draw(charts: Sequence[Chart], drawn: list[DrawnChart]) -> list[tuple[int, DrawnChart]]:
+    """Draw the charts that have a value, each with its number among all `drawn` on the page."""
+    first = len(drawn)
+    drawn += [one for one in map(draw_chart, charts) if one is not None]
+    return list(enumerate(drawn))[first:]
 
 
 def _columns(metrics: Table | None) -> dict[str, int]:

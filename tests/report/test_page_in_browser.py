@@ -239,3 +239,16 @@ def test_the_drawing_has_room_for_the_names_of_pathways(
     assert len(ends) > 1
     assert len(joined) == 1
     assert max(ends) + 8 < joined[0]
+
+
+def test_an_address_leads_to_a_case(
+    browser: Browser, make_content: Callable[..., ReportContent], tmp_path: Path
+) -> None:
+    path = write_report(make_content("a", "b", NASTY), tmp_path / "page.html")
+    browser.open(path)
+    browser.wait(LOADED.format(0))
+    for name, index in ((NASTY, 2), ("b", 1), ("unknown", 0)):
+        browser.run(f"history.replaceState(null, '', '#case=' + encodeURIComponent({name!r})); location.reload()")
+        browser.wait(f"document.getElementById('viewer')?.dataset.loaded === '{index}'")
+        assert browser.run("document.getElementById('case').value") == str(index)
+    assert browser.complaints == []

@@ -54,6 +54,19 @@ def test_a_folder_with_several_sessions_is_refused_with_the_list(out: Path) -> N
         find_session(out)
 
 
+@pytest.mark.parametrize("named", ["whole", "splits/whole", "splits/whole/folds.json", "reports/whole.html"])
+def test_a_cross_validation_is_known_by_its_folds(out: Path, named: str) -> None:
+    (out / "splits" / "whole").mkdir(parents=True)
+    (out / "splits" / "whole" / "folds.json").touch()
+    (out / "reports" / "whole.html").touch()
+
+    found = find_session(out / named)
+
+    assert (found.folder, found.session) == (out, "whole")
+    with pytest.raises(CommandLineError, match=r"holds 3 sessions; name one of them:\n  .*\n  .*\n  .*/whole"):
+        find_session(out)
+
+
 def test_a_folder_with_one_session_is_that_session(out: Path) -> None:
     (out / "logs" / "second.jsonl").unlink()
 

@@ -353,5 +353,8 @@
   }
 
   if (root.clientWidth < 640) byId("layout").value = state.layout = "0";
-  choose(0);
+  // Other pages lead to a case by its name: #case=NAME.
+  const wanted = new URLSearchParams(location.hash.slice(1)).get("case");
+  if (indices.has(wanted)) byId("cases").scrollIntoView();
+  choose(indices.get(wanted) ?? 0);
 })();

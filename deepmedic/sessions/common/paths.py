@@ -13,6 +13,15 @@ class SessionPaths:
     folder: Path
     session: str
 
+    def fold(self, number: int) -> SessionPaths:
+        """The training of a fold, counted from 1, when the session is a cross-validation."""
+        return SessionPaths(self.folder, f"{self.session}_fold{number}")
+
+    @property
+    def held_out(self) -> SessionPaths:
+        """The inference session that scores a fold on the cases held out of it."""
+        return SessionPaths(self.folder, f"{self.session}_heldOut")
+
     @property
     def new_models(self) -> Path:
         return self.folder / "cnnModels"

@@ -1,4 +1,4 @@
-"""What analyses under a session's name found, as sections of its report, from the files that they wrote."""
+"""What a cross-validation and analyses under a session's name found, as sections of its report, from their files."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepmedic.errors import DeepMedicError
 from deepmedic.report.content import Findings
 from deepmedic.sessions.common.paths import SessionPaths
+from deepmedic.sessions.reports.findings_of_folds import fold_findings
 from deepmedic.sessions.reports.findings_of_layers import layer_findings, rate_findings
 from deepmedic.sessions.reports.findings_of_transfer import analysis_findings, comparison_findings
 
@@ -19,8 +21,9 @@ _Describe = Callable[[dict[str, Any], Path], Sequence[Findings]]
 
 
 def result_files(paths: SessionPaths) -> dict[Path, _Describe]:
-    """The files by which finished analyses of a session are known, each with what describes it."""
+    """The files by which a cross-validation and finished analyses are known, each with what describes it."""
     return {
+        paths.splits / "folds.json": fold_findings,
         paths.analyses / "analysis.json": analysis_findings,
         paths.comparisons / "comparison.json": comparison_findings,
         paths.layers / "layers.json": layer_findings,
@@ -36,6 +39,6 @@ def read_findings(paths: SessionPaths, notes: list[str]) -> tuple[Findings, ...]
             continue
         try:
             found += describe(json.loads(path.read_text(encoding="utf-8")), path.parent)
-        except (AttributeError, LookupError, OSError, TypeError, ValueError) as problem:
+        except (AttributeError, DeepMedicError, LookupError, OSError, TypeError, ValueError) as problem:
             notes.append(f"{path}: cannot be read, or is of another version ({problem!r})")
     return tuple(found)

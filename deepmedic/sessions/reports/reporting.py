@@ -13,10 +13,11 @@ from deepmedic.errors import CommandLineError, DeepMedicError
 from deepmedic.plots.histories import SessionHistory
 from deepmedic.plots.history_files import read_history
 from deepmedic.report import page_writer
-from deepmedic.report.content import CaseImages, Facts, ReportContent
+from deepmedic.report.content import CaseImages, Facts, Findings, ReportContent
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports import report_tables
 from deepmedic.sessions.reports.findings import read_findings
+from deepmedic.sessions.reports.findings_of_folds import FOLDS
 from deepmedic.sessions.reports.model_drawing import describe_model
 from deepmedic.sessions.reports.session_lookup import find_session
 from deepmedic.sessions.reports.session_record import image_of, read_events, read_record
@@ -79,7 +80,7 @@ def gather(paths: SessionPaths) -> ReportContent:
     transfer, transfer_note = report_tables.transfer_table((record or {}).get("transfer"))
     return ReportContent(
         session=paths.session,
-        kind="analysis" if analysed_only else _kind(record, history),
+        kind=_kind_without_session(findings) if analysed_only else _kind(record, history),
         findings=findings,
         facts=_facts(record, paths),
         warnings=_warnings(paths, record),
@@ -147,6 +148,10 @@ def _cases(paths: SessionPaths, record: dict[str, Any] | None, scores: dict[str,
 def _kind(record: dict[str, Any] | None, history: SessionHistory | None) -> Literal["training", "inference"]:
     training = history is not None if record is None else record["kind"] == "training"
     return "training" if training else "inference"
+
+
+def _kind_without_session(findings: Sequence[Findings]) -> Literal["analysis", "cross-validation"]:
+    return "cross-validation" if findings[0].anchor == FOLDS else "analysis"
 
 
 def _facts(record: dict[str, Any] | None, paths: SessionPaths) -> tuple[Facts, ...]:

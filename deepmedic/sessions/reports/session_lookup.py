@@ -9,7 +9,9 @@ from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.findings import result_files
 
 _LOG_ENDINGS = (".metrics.csv", ".jsonl", ".analysis.txt", ".comparison.txt", ".layers.txt", ".findLr.txt", ".txt")
-_SESSION_FOLDERS = ("cnnModels", "predictions", "tensorboard", "analyses", "comparisons", "layers", "learningRates")
+_SESSION_FOLDERS = (
+    *("cnnModels", "predictions", "splits", "tensorboard", "analyses", "comparisons", "layers", "learningRates"),
+)
 """Folders of an output folder that hold one folder per session."""
 
 
@@ -37,8 +39,9 @@ def find_session(path: Path) -> SessionPaths:
 
 
 def sessions_in(folder: Path) -> list[str]:
-    """Names of the sessions that have a log below an output folder."""
-    return sorted({path.name.removesuffix(".jsonl") for path in (folder / "logs").glob("*.jsonl")})
+    """Names of the sessions that have a log below an output folder, and of cross-validations."""
+    logged = {path.name.removesuffix(".jsonl") for path in (folder / "logs").glob("*.jsonl")}
+    return sorted(logged | {path.parent.name for path in (folder / "splits").glob("*/folds.json")})
 
 
 def _by_file(path: Path) -> SessionPaths | None:

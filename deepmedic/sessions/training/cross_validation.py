@@ -19,10 +19,11 @@ from deepmedic.files import remove_stale_temporaries
 from deepmedic.logs import log_refusal
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.common import estimates
+from deepmedic.sessions.common.fold_table import FoldTable, Score, scores_of_fold
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.inference import testing
+from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.training import training, training_plan
-from deepmedic.sessions.training.fold_table import FoldTable, Score, scores_of_fold
 from deepmedic.sessions.training.split_files import test_config_text, write_if_changed
 from deepmedic.sessions.training.splitting import SessionSplit, folds_of_command
 from deepmedic.sessions.training.training_plan import TrainingPlan
@@ -44,7 +45,7 @@ class Fold:
     @property
     def scored_in(self) -> SessionPaths:
         """The inference session that scores the fold."""
-        return SessionPaths(self.training.paths.folder, f"{self.training.paths.session}_heldOut")
+        return self.training.paths.held_out
 
     @property
     def disk(self) -> int:
@@ -115,8 +116,8 @@ def run(plan: CrossValidationPlan) -> int:
         _report(plan, scores)
     else:
         log.info(
-            "Fold %d is finished. Next: when all folds are, the same command without -fold makes the table; it does "
-            "not train them again.",
+            "Fold %d is finished. Next: when all folds are, the same command without -fold makes the table and "
+            "the report; it does not train them again.",
             plan.arguments.fold,
         )
     return max(codes)
@@ -125,7 +126,8 @@ def run(plan: CrossValidationPlan) -> int:
 def _fold(
     arguments: Arguments, config: TrainConfig, model_config: ModelConfig | None, number: int, split: SessionSplit
 ) -> Fold:
-    own = replace(config, session_name=f"{config.session_name}_fold{number}")
+    whole = SessionPaths(config.folder_for_output, config.session_name)
+    own = replace(config, session_name=whole.fold(number).session)
     plan = training_plan.prepare(arguments, own, model_config, fold=split)
     assert plan.held_out is not None
     return Fold(number, split, plan, plan.held_out)
@@ -162,7 +164,8 @@ def _scores(fold: Fold) -> list[Score]:
 
 def _report(plan: CrossValidationPlan, scores: list[Score]) -> None:
     first = plan.folds[0].training
-    table = FoldTable(plan.paths.session, first.config.cross_validation_model, scores)
+    held_out = {fold.number: [subject.name for subject in fold.split.split.parts[VALIDATION]] for fold in plan.folds}
+    table = FoldTable(plan.paths.session, first.config.cross_validation_model, held_out, scores)
     if not scores:
         log.warning("No held-out case could be scored; there is no table.")
         return
@@ -174,5 +177,19 @@ def _report(plan: CrossValidationPlan, scores: list[Score]) -> None:
         table.model,
         table.to_text(),
     )
+    for number, names in table.not_scored.items():
+        log.warning("Not scored, and in no mean: of fold %d %s", number, ", ".join(names))
     log.info("Table: %s", ", ".join(map(str, paths)))
-    log.info("Next: train on all cases: the same command without -crossValidate %d", plan.arguments.cross_validate)
+    after_session(plan.paths, first.config.report)
+    again = f"the same command without -crossValidate {plan.arguments.cross_validate}"
+    log.info("Next: train on all cases: %s%s", again, _without_validation(first.config))
+
+
+def _without_validation(config: TrainConfig) -> str:
+    """What else to change to train on all cases: none is left to validate on."""
+    on = {
+        "performValidationOnSamplesThroughoutTraining": config.validate_on_samples,
+        "performFullInferenceOnValidationImagesEveryFewEpochs": config.validate_on_volumes,
+    }
+    keys = [key for key, is_on in on.items() if is_on]
+    return f", with {' and '.join(f'{key} = false' for key in keys)}: no case is left to validate on" if keys else ""

@@ -42,6 +42,8 @@ class FoldTable:
     session: str
     model: str
     """Which model of each fold was used: "final" or "best"."""
+    held_out: Mapping[int, Sequence[str]]
+    """The subjects held out of each fold, whether they could be scored or not."""
     scores: Sequence[Score]
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
 
@@ -51,10 +53,17 @@ class FoldTable:
 
     @property
     def folds(self) -> list[int]:
-        return sorted({score.fold for score in self.scores})
+        return sorted(self.held_out)
+
+    @property
+    def not_scored(self) -> dict[int, list[str]]:
+        """Held-out subjects without any score, by fold: their cases were skipped. No mean has them."""
+        scored = {(score.fold, score.subject) for score in self.scores}
+        missing = {fold: [name for name in self.held_out[fold] if (fold, name) not in scored] for fold in self.folds}
+        return {fold: names for fold, names in missing.items() if names}
 
     def lines(self) -> list[dict[str, Any]]:
-        """One line per fold and class, then one per class over all subjects, with its interval."""
+        """One line per fold and class, then one per class over all subjects, each with its interval."""
         found = [self._line(fold, name) for fold in self.folds for name in self.classes]
         return found + [self._line(None, name) for name in self.classes]
 
@@ -64,6 +73,7 @@ class FoldTable:
             "session": self.session,
             "model": self.model,
             "folds": len(self.folds),
+            "notScored": {str(fold): names for fold, names in self.not_scored.items()},
             "interval": {**self.bootstrap.to_plain(), "method": "percentile bootstrap over subjects"},
             "summary": self.lines(),
             "scores": [vars(score) for score in self.scores],
@@ -104,18 +114,17 @@ class FoldTable:
         chosen = [score for score in self.scores if score.class_name == class_name and fold in (None, score.fold)]
         values = np.array(list(_of_subjects(chosen).values()))
         defined = values[~np.isnan(values)]
-        line: dict[str, Any] = {
+        low, high = self.bootstrap.intervals(values[:, np.newaxis])[0]
+        return {
             "fold": _ALL if fold is None else fold,
             "class_name": class_name,
             "subjects": len(values),
             "undefined": len(values) - len(defined),
             "mean": float(defined.mean()) if len(defined) else math.nan,
             "sd": float(defined.std(ddof=1)) if len(defined) > 1 else math.nan,
+            "ci_low": float(low),
+            "ci_high": float(high),
         }
-        if fold is None:
-            low, high = self.bootstrap.intervals(values[:, np.newaxis])[0]
-            line |= {"ci_low": float(low), "ci_high": float(high)}
-        return line
 
 
 def scores_of_fold(fold: int, rows: Sequence[Mapping[str, Any]], subjects: Mapping[str, str]) -> list[Score]:
