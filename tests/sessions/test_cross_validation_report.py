@@ -155,7 +155,7 @@ def test_the_worst_case_comes_first_and_leads_to_its_images(finished):
 
 def test_every_fold_has_a_curve(finished):
     charts = {chart.title: chart for chart in section(finished).charts}
-    assert list(charts) == ["Cost of training", *(f"Dice of {name}, on samples of held-out cases" for name in NAMES)]
+    assert list(charts) == ["Cost of training", *(f"Dice of {name}, held-out samples" for name in NAMES)]
     for line, fold in zip(charts["Cost of training"].lines, (1, 2), strict=True):
         with open(finished.out / "logs" / f"first_fold{fold}.metrics.csv", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["role"] == "training" and row["subepoch"]]
@@ -222,6 +222,12 @@ def test_a_fold_that_is_not_finished_says_why_and_spoils_no_mean(finished, log, 
     assert [one.title for one in found.tables] == ["Folds", "Worst cases"]
     assert {row["fold"] for row in table(found, "Worst cases")} == {1}
     assert list(found.files) == ["the split"]  # the table of all folds is an earlier one
+
+
+def test_a_fold_whose_record_is_missing_is_not_said_to_be_new(finished):
+    (finished.out / "logs" / "first_fold2.jsonl").unlink()
+    state = "not known, since its record is missing: logs/first_fold2.jsonl"
+    assert f"Not finished: fold 2 ({state})." in section(finished).sentences[0]
 
 
 def test_skipped_subjects_are_named(finished):

@@ -42,9 +42,10 @@ def fold_findings(content: Mapping[str, Any], folder: Path) -> list[Findings]:
     )
     complete = all(fold.is_finished for fold in folds)
     histories = {fold.number: found for fold in folds if (found := _history(fold)) is not None}
-    overall = [line for line in table.lines() if line["fold"] == "all"] if complete else []
-    tables = [_over_all(table, overall)] if overall else []
-    tables += [_folds(table, folds), *_worst_cases(table, folds)]
+    lines = table.lines()
+    overall = [line for line in lines if line["fold"] == "all"] if complete else []
+    tables = [_over_all(lines)] if overall else []
+    tables += [_folds(table.classes, lines, folds), *_worst_cases(table, folds)]
     written = {name: paths.predictions / name for name in ("cross_validation.csv", "cross_validation.json")}
     return [
         Findings(
@@ -108,10 +109,10 @@ def _sentences(table: FoldTable, folds: Sequence[FoldRecord], histories: Mapping
     return said
 
 
-def _over_all(table: FoldTable, overall: Sequence[Mapping[str, Any]]) -> NamedTable:
+def _over_all(lines: Sequence[Mapping[str, Any]]) -> NamedTable:
     """Means over all subjects, and between which values the means of the folds lie."""
-    rows, per_fold = [], [line for line in table.lines() if line["fold"] != "all"]
-    for line in overall:
+    rows, per_fold = [], [line for line in lines if line["fold"] != "all"]
+    for line in (line for line in lines if line["fold"] == "all"):
         means = [one["mean"] for one in per_fold if one["class_name"] == line["class_name"]]
         defined = [mean for mean in means if not math.isnan(mean)]
         spread = (min(defined), max(defined)) if defined else None
@@ -119,24 +120,24 @@ def _over_all(table: FoldTable, overall: Sequence[Mapping[str, Any]]) -> NamedTa
         numbers = (defined_in, line["mean"], (line["ci_low"], line["ci_high"]), line["sd"])
         rows.append((line["class_name"], *numbers, spread))
     columns = ("class", "subjects", "Dice", "95 % interval", "standard deviation", "means of folds")
-    note = "Each subject is held out once. Subjects in whose labels and prediction a class does not occur do not count."
+    note = "Each subject is held out once; it does not count for a class that neither its labels nor prediction have."
     return NamedTable("Over all subjects", Table(columns, tuple(rows)), note)
 
 
-def _folds(table: FoldTable, folds: Sequence[FoldRecord]) -> NamedTable:
+def _folds(classes: Sequence[str], lines: Sequence[Mapping[str, Any]], folds: Sequence[FoldRecord]) -> NamedTable:
     """A row per fold, finished or not, with links to its pages."""
-    means = {(line["fold"], line["class_name"]): line for line in table.lines()}
+    means = {(line["fold"], line["class_name"]): line for line in lines}
     rows = tuple(
         (
             Link(f"fold {fold.number}", fold.paths.report),
             len(fold.subjects(TRAINING)),
             _held_out(fold),
-            *(_with_interval(means[fold.number, name]) for name in table.classes),
+            *(_with_interval(means[fold.number, name]) for name in classes),
             fold.state,
         )
         for fold in folds
     )
-    columns = ("fold", "training subjects", "held out", *table.classes, "state")
+    columns = ("fold", "training subjects", "held out", *classes, "state")
     note = (
         "Mean Dice over the held-out subjects [95 % interval]. A fold leads to the report of its training, its "
         "held-out subjects to that of their segmentations."
@@ -179,7 +180,7 @@ def _charts(histories: Mapping[int, SessionHistory]) -> list[Chart]:
         volumes = {number: history.on_volumes(index) for number, history in histories.items()}
         samples = {number: history.on_samples("validation", "dice", index) for number, history in histories.items()}
         on_volumes = _lines(volumes)
-        where = "on held-out volumes" if on_volumes else "on samples of held-out cases"
+        where = "held-out volumes" if on_volumes else "held-out samples"
         charts.append(Chart(f"Dice of {name}, {where}", on_volumes or _lines(samples), unit_range=True))
     return [chart for chart in charts if chart.lines]
 

@@ -88,7 +88,8 @@ def _training(paths: SessionPaths, split: Split) -> tuple[dict[str, Any], str]:
     record, since = _last_run(paths)
     origin = (record.get("origin") or {}).get("split") or {}
     if not record:
-        return {}, "not begun"
+        begun = paths.models.is_dir()
+        return {}, f"not known, since its record is missing: logs/{paths.events.name}" if begun else "not begun"
     if origin.get("sha256") != split.digest:
         return {}, "not begun; a session of its name trained on other subjects"
     if any(event.get("event") == "session_finished" for event in since):
