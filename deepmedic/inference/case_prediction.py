@@ -77,6 +77,7 @@ def predict_case(
         progress: called after each batch.
 
     Raises:
+        ModelError: what a network gives is not finite.
         ResourceError: not even the CPU's memory is enough.
     """
     resampled = cases[0].header.resampled_from is not None

@@ -18,7 +18,7 @@ from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.devices import kernels_for, to_host
-from deepmedic.errors import ResourceError
+from deepmedic.errors import ModelError, ResourceError
 from deepmedic.inference.blending import BlendedVolume, importance
 from deepmedic.inference.execution import (
     Attempt,
@@ -112,6 +112,7 @@ def predict_volume(
         progress: called after each batch.
 
     Raises:
+        ModelError: what the network gives is not finite.
         ResourceError: not even the CPU's memory is enough.
     """
     plan = plan_case(net, prepared, settings)
@@ -152,6 +153,7 @@ def predict_together(
         progress: called after each batch, with the numbers of each case in it.
 
     Raises:
+        ModelError: what the network gives for one of them is not finite.
         ResourceError: not even the CPU's memory is enough for one of the cases.
     """
     wanted = wanted_feature_maps or {}
@@ -330,11 +332,26 @@ class _Stitched:
     def _probabilities(self, prepared: PreparedCase) -> torch.Tensor:
         if self.blended is not None:
             self.probabilities = self.blended.mean()
-        return self.probabilities[(slice(None), *prepared.unpadded)]
+        probabilities = self.probabilities[(slice(None), *prepared.unpadded)]
+        _refuse_what_is_no_number(probabilities, prepared)
+        return probabilities
 
     def _maps(self, prepared: PreparedCase) -> dict[tuple[int, int], torch.Tensor]:
         inside = (slice(None), *prepared.unpadded)
         return {layer: volume[inside].cpu().contiguous() for layer, volume in self.feature_maps.items()}
+
+
+def _refuse_what_is_no_number(probabilities: torch.Tensor, case: PreparedCase) -> None:
+    """Raise `ModelError` where those of the ROI, [class, x, y, z], are not numbers: they would pass for background."""
+    unknown = probabilities[0].isnan()  # softmax gives numbers to all classes of a voxel or to none
+    if case.roi is not None:
+        unknown &= case.roi[case.unpadded].to(unknown.device)
+    count = int(unknown.sum())
+    if count:
+        raise ModelError(
+            f"{case.name}: the model gives values that are not finite for {count} voxels of this image. Its parameters "
+            "are damaged, or the intensities are far from those it was trained on (is normalisation switched on?)."
+        )
 
 
 @contextmanager

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from deepmedic.errors import ResourceError
+from deepmedic.errors import ModelError, ResourceError
 from deepmedic.inference.execution import InferenceSettings
-from deepmedic.inference.predictor import predict_volume
+from deepmedic.inference.predictor import predict_tiles, predict_volume
 from deepmedic.inference.tiling import segment_tiles
 
 FACTORS = ((3, 3, 2), (1, 2, 3))
@@ -169,6 +169,20 @@ def test_empty_roi_gives_background(make_net, make_case, tiling) -> None:
     found = predict_volume(make_net(), case, settings(tiling=tiling))
     assert found.probabilities.count_nonzero() == 0
     assert found.segmentation_everywhere.count_nonzero() == 0
+
+
+@pytest.mark.parametrize("tiling", ["segments", "auto"])
+@pytest.mark.parametrize("predict", [predict_volume, predict_tiles])
+def test_what_is_no_number_is_refused_rather_than_background(make_net, make_case, tiling, predict) -> None:
+    """Above all where no probabilities are saved, in which it would be seen."""
+    roi = torch.zeros(13, 14, 12, dtype=torch.bool)
+    roi[:6] = True
+    case = make_case((13, 14, 12), roi=roi)
+    case.channels[0, 12, 13, 11] = float("nan")  # farther from the ROI than the network sees, but in a tile of it
+    predict(make_net(), case, settings((13, 14, 12), tiling=tiling))
+    case.channels[0, 3, 7, 6] = float("nan")  # seen by 4 x 5 x 5 voxels at least
+    with pytest.raises(ModelError, match=r"case: the model gives values that are not finite for 1\d\d voxels of this"):
+        predict(make_net(), case, settings((13, 14, 12), tiling=tiling))
 
 
 def test_feature_maps_are_those_of_one_pass(make_net, make_case) -> None:

@@ -154,6 +154,16 @@ def test_a_folder_of_cases(place, segment, tmp_path):
     assert "made from other images: roi" in (tmp_path / "results/logs/segment.txt").read_text()
 
 
+def test_a_model_that_gives_no_numbers_is_refused_before_anything_is_written(place, capsys, tmp_path):
+    damaged = deepmedic.load_model(place / "tiny.save")
+    damaged.parameters["normal/1/weight"] = damaged.parameters["normal/1/weight"] * float("nan")
+    deepmedic.save_model(damaged, tmp_path / "damaged.save")
+    words = ["-segment", str(tmp_path / "damaged.save"), "-images", *images(place)]
+    assert cli.main([*words, "-output", str(tmp_path / "out/seg.nii.gz"), "-dev", "cpu"]) == 5
+    assert "seg: the model gives values that are not finite for 2184 voxels" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("seg*"))
+
+
 def test_a_link_to_a_case_that_is_not_there_is_told(place, segment, tmp_path):
     folder = tmp_path / "linked"
     folder.mkdir()
