@@ -24,6 +24,14 @@ Precision = Literal["float32", "tf32", "bf16"]
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENAS = -1, -3, -8  # parameters of mallopt, from glibc's malloc.h
 _REUSED_BLOCK = 2**30
 _KEPT_AT_THE_END = 2**31 - 1
+_MEMORY_MESSAGES = (
+    *("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc"),
+    *("could not create a primitive", "could not create a memory"),  # oneDNN does not say why
+    "ALLOCATION_FAILED",  # cuDNN from version 9 on
+    "unable to find an engine to execute this computation",  # torch keeps from us that there was no room for cuDNN
+    "NVML_SUCCESS ==",  # where torch may not ask how full a GPU is, as in containers with a part of one (MIG)
+)
+_IN_USE = "busy or unavailable"
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -55,6 +63,13 @@ def describe(device: torch.device) -> str:
         return f"CPU with {counted(torch.get_num_threads(), 'thread')}"
     properties = torch.cuda.get_device_properties(device)
     return f"{properties.name} ({device}, {properties.total_memory / 2**30:.0f} GiB)"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the errors by which torch, CUDA and Python say that memory could not be had."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
 
 
 def is_deterministic(device: torch.device, execution: ExecutionConfig) -> bool:
@@ -225,12 +240,13 @@ def _usable(device: torch.device) -> torch.device:
     try:
         probe = torch.ones(8, device=device)
         total = float((probe + probe).sum())
-    except torch.OutOfMemoryError as error:
-        raise ResourceError(
-            f"{device} has no free memory: {str(error).splitlines()[0]} Wait until others have finished, choose "
-            "another device, or use -dev cpu."
-        ) from error
     except RuntimeError as error:
+        if is_out_of_memory(error) or _IN_USE in str(error):
+            what = "is in use by another program" if _IN_USE in str(error) else "has no free memory"
+            raise ResourceError(
+                f"{device} {what}: {str(error).splitlines()[0].rstrip('.')}. Wait until others have finished, choose "
+                "another device, or use -dev cpu."
+            ) from error
         capability = ".".join(map(str, torch.cuda.get_device_capability(device)))
         driver = nvidia.find_driver() or nvidia.NvidiaDriver("", ())
         raise ResourceError(

@@ -128,6 +128,15 @@ class TestProbe:
                 ["Tesla V100 (compute capability 7.0, driver 535.104)", "sm_80 sm_90", "no kernel image", "cu126"],
             ),
             (torch.OutOfMemoryError("CUDA out of memory."), ["has no free memory: CUDA out of memory.", "-dev cpu"]),
+            # not even for what the driver itself needs on a GPU
+            (
+                RuntimeError("CUDA error: out of memory\nCUDA kernel errors ..."),
+                ["no free memory: CUDA error", "-dev cpu"],
+            ),
+            (
+                RuntimeError("CUDA error: CUDA-capable device(s) is/are busy or unavailable\nSearch for ..."),
+                ["cuda:0 is in use by another program", "choose another device"],
+            ),
         ],
     )
     def test_gpu_that_cannot_compute_is_refused(self, monkeypatch, error, texts):
@@ -138,11 +147,53 @@ class TestProbe:
         with pytest.raises(ResourceError) as refusal:
             devices._usable(torch.device("cuda", 0))
         assert all(text in str(refusal.value) for text in texts)
+        assert ("Install a build" in str(refusal.value)) == ("no kernel" in str(error))
 
     def test_gpu_that_computes_wrongly_is_refused(self, monkeypatch):
         monkeypatch.setattr(torch, "ones", lambda *_, **__: torch.full((8,), 1.5))
         with pytest.raises(ResourceError, match=r"gives wrong sums \(16 expected, found 24.0\)"):
             devices._usable(torch.device("cuda", 0))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("FIND was unable to find an engine to execute this computation after trying 8 plans."),
+        RuntimeError("GET was unable to find an engine to execute this computation"),
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "/pytorch/c10/cuda/CUDACachingAllocator.cpp":1154'),
+        RuntimeError("could not create a primitive"),
+    ],
+    ids=str,
+)
+def test_what_counts_as_out_of_memory(error):
+    assert devices.is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("size mismatch"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        ValueError("out of memory"),
+    ],
+    ids=str,
+)
+def test_what_does_not(error):
+    assert not devices.is_out_of_memory(error)
+
+
+def test_memory_that_the_system_does_not_give_counts():
+    with pytest.raises(RuntimeError) as refusal:
+        torch.empty(2**50)
+    assert devices.is_out_of_memory(refusal.value)
 
 
 class TestNumerics:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from deepmedic.data.preprocessing import PreparedCase
+from deepmedic.devices import is_out_of_memory
 
 Change = Callable[[PreparedCase], PreparedCase]
 
@@ -53,7 +54,9 @@ class ChangedCases:
             return None
         try:
             return future.result()
-        except (MemoryError, torch.OutOfMemoryError):
+        except (RuntimeError, MemoryError) as problem:
+            if not is_out_of_memory(problem):
+                raise
             return None  # without a copy of the original beside it, it may fit
         finally:
             self._go_on()

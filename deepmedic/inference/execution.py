@@ -13,7 +13,7 @@ import torch
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.data.memory import memory_limit
-from deepmedic.devices import Precision, numerical_precision
+from deepmedic.devices import Precision, is_out_of_memory, numerical_precision
 from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
 from deepmedic.inference.blending import Blending, blended
@@ -38,10 +38,6 @@ log = logging.getLogger(__name__)
 _GIB = 2**30
 _CPU = torch.device("cpu")
 _HALVINGS = 5  # of the memory for a tile, before another remedy is tried
-_MEMORY_MESSAGES = (
-    *("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED", "bad_alloc"),
-    *("could not create a primitive", "could not create a memory"),  # oneDNN does not say why
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,13 +119,6 @@ def batch_limit(architecture: Architecture, segment: Size3, settings: InferenceS
 def tile_memory(settings: InferenceSettings) -> int:
     """Bytes that a batch of tiles may take with `tiling = "auto"`, and as many for what else a case needs at once."""
     return settings.tile_memory or default_tile_memory(settings.device)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """True for the errors by which torch, CUDA and Python say that memory could not be had."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _MEMORY_MESSAGES)
 
 
 def default_tile_memory(device: torch.device) -> int:

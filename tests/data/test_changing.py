@@ -72,7 +72,11 @@ def test_what_is_wanted_no_longer_is_dropped(cases):
     changed.close()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError()], ids=["Python", "torch"])
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["Python", "torch", "torch on a CPU"],
+)
 def test_memory_that_is_not_enough_leaves_it_to_the_user(cases, error):
     def fails(_):
         raise error

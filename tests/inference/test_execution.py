@@ -9,7 +9,6 @@ from deepmedic.inference.execution import (
     InferenceSettings,
     attempts,
     default_tile_memory,
-    is_out_of_memory,
     numerical_precision,
 )
 
@@ -57,14 +56,6 @@ def test_precision_is_set_inside_the_block_only(precision, tf32, autocast, befor
     finally:
         for flag, value in zip(flags, originally, strict=True):
             flag.allow_tf32 = value
-
-
-def test_what_counts_as_out_of_memory() -> None:
-    assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
-    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
-    assert is_out_of_memory(RuntimeError("could not create a primitive"))
-    assert not is_out_of_memory(RuntimeError("size mismatch"))
-    assert not is_out_of_memory(ValueError("out of memory"))
 
 
 def test_default_memory_is_a_share_of_what_is_installed() -> None:
