@@ -48,12 +48,17 @@ class LearningCurve:
 
     @property
     def exponent(self) -> float | None:
-        """b of error = a * cases^-b, from the last two points; None with one point, 0 where the error does not fall."""
+        """b of error = a * cases^-b, from the last two points; 0 where the error does not fall.
+
+        None with one point, or where a Dice is not defined.
+        """
         if len(self.points) < 2:
             return None
         before, last = self.points[-2:]
         errors = 1 - before.dice.mean, 1 - last.dice.mean
-        if min(errors) <= 0 or math.isnan(sum(errors)):
+        if math.isnan(sum(errors)):
+            return None
+        if min(errors) <= 0:
             return 0.0
         return max(0.0, math.log(errors[0] / errors[1]) / math.log(last.cases / before.cases))
 
@@ -79,7 +84,9 @@ class LearningCurve:
         last = self.points[-1].cases
         if gain < self.smallest_gain:
             return last
-        return min(_MOST_CASES, math.ceil(last * (gain / self.smallest_gain) ** (1 / exponent)))
+        # By logarithms, since of a curve that hardly rises the power is beyond what a float can hold.
+        logarithm = math.log(last) + math.log(gain / self.smallest_gain) / exponent
+        return _MOST_CASES if logarithm >= math.log(_MOST_CASES) else math.ceil(math.exp(logarithm))
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -58,6 +58,26 @@ def test_a_flat_curve_is_enough_and_one_point_says_nothing() -> None:
     assert (single.exponent, single.enough, single.cases_needed) == (None, None, None)
 
 
+def test_nothing_is_told_where_a_dice_is_not_defined() -> None:
+    for points in ((2, math.nan), (4, 0.5)), ((2, 0.5), (4, math.nan)), ((2, math.nan), (4, math.nan)):
+        curve = curve_of(*points)
+        assert (curve.exponent, curve.gain_of_doubling, curve.enough, curve.cases_needed) == (None,) * 4
+
+
+def test_data_with_background_alone_have_a_curve_that_says_nothing() -> None:
+    bank = bank_of(4, 1.0)
+    bank.labels[:] = 0
+    curve = learning_curve(bank, ("net", "layer"), (0.5, 1.0), 0.02, seed=0)
+    assert all(math.isnan(point.dice.mean) for point in curve.points)
+    assert curve.to_plain()["casesNeeded"] is None
+
+
+def test_a_curve_that_hardly_rises_needs_more_cases_than_a_float_can_hold() -> None:
+    curve = curve_of((1, 0.5), (2, 0.501), smallest_gain=0.0001)
+    assert curve.gain_of_doubling == pytest.approx(0.000998)
+    assert curve.cases_needed == 10_000
+
+
 def test_points_are_shares_of_the_cases_that_can_be_learnt_from() -> None:
     curve = learning_curve(bank_of(9, 1.0), ("net", "layer"), (0.25, 0.5, 0.75, 1.0), 0.02, seed=0)
     assert [point.cases for point in curve.points] == [2, 4, 5, 7]  # of 7, the fewest that a fold leaves
