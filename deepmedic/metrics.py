@@ -46,6 +46,7 @@ def confusion_counts(predicted: torch.Tensor, labels: torch.Tensor, classes: int
         raise ValueError(f"predicted {tuple(predicted.shape)} and labels {tuple(labels.shape)} differ in shape")
     if labels.device.type == "cpu" and classes <= _CLASSES_IN_A_BYTE:
         return _counts_of_pairs(_pairs_of_classes(predicted, labels, classes))
+    predicted, labels = (_wide_enough(values, classes) for values in (predicted, labels))
     voxels = max(1, _VOXELS_TIMES_CLASSES // classes)
     parts = zip(predicted.reshape(-1).split(voxels), labels.reshape(-1).split(voxels), strict=True)
     counts = [_counts_of_part(predicted_part, labels_part, classes) for predicted_part, labels_part in parts]
@@ -83,12 +84,15 @@ def _pairs_of_classes(predicted: torch.Tensor, labels: torch.Tensor, classes: in
 
 def _clamped(values: torch.Tensor, classes: int, dtype: torch.dtype) -> torch.Tensor:
     """Classes in that type, one-dimensional; whatever is none of them becomes `classes`."""
-    values = values.reshape(-1)
-    if classes > torch.iinfo(values.dtype).max:
-        values = values.to(dtype)
+    values = _wide_enough(values.reshape(-1), classes)
     if values.dtype != torch.uint8:
         values = torch.where(values < 0, classes, values)
     return values.clamp(max=classes).to(dtype)
+
+
+def _wide_enough(values: torch.Tensor, classes: int) -> torch.Tensor:
+    """The same numbers in a type that holds the number of classes too: a class beyond it would wrap to another one."""
+    return values.int() if classes > torch.iinfo(values.dtype).max else values
 
 
 def _counts_of_pairs(pairs: torch.Tensor) -> torch.Tensor:

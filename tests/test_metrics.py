@@ -136,6 +136,16 @@ def test_counts_of_pairs_equal_comparing_with_each_class(classes, types):
     assert torch.equal(confusion_counts(predicted, labels, classes), expected)
 
 
+@pytest.mark.parametrize("types", [(torch.uint8, torch.int32), (torch.int8, torch.uint8), (torch.int64, torch.int8)])
+@pytest.mark.parametrize("classes", [128, 129, 256, 257, 300])
+def test_classes_that_a_type_cannot_hold_have_no_voxels_in_it(classes, types):
+    predicted, labels = (
+        torch.arange(classes).clamp(max=torch.iinfo(dtype).max).to(dtype).view(-1, 1, 1) for dtype in types
+    )
+    expected = brute_force(predicted.numpy().astype(int), labels.numpy().astype(int), classes)
+    assert confusion_counts(predicted, labels, classes).tolist() == expected
+
+
 @pytest.mark.parametrize("types", [(torch.uint8, torch.int16), (torch.int64, torch.uint8), (torch.int8, torch.int32)])
 @pytest.mark.parametrize("classes", [2, 15, 16, 40, 127, 128, 255, 256, 300])
 def test_the_matrix_has_each_pair_of_classes_and_no_other_value(classes, types):
