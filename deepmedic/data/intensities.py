@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -137,11 +137,22 @@ def intensity_fingerprint(case: WithIntensities) -> dict[str, Any]:
         if not volume.any():
             channels.append(None)
             continue
-        values = np.quantile(inside[:: -(-inside.size // _MOST_VOXELS)].astype(np.float64), _QUANTILES)
+        values = np.quantile(inside[:: _step(inside.size, volume.shape)].astype(np.float64), _QUANTILES)
         mean = float(inside.mean(dtype=np.float64))
         std = _deviation(inside, mean)
         channels.append({"mean": mean, "std": std, "values": [float(value) for value in values]})
     return {"quantiles": list(_QUANTILES), "channels": channels}
+
+
+def _step(voxels: int, shape: Sequence[int]) -> int:
+    """From one voxel of the sample for quantiles to the next.
+
+    It has no factor in common with the sizes of the volume: else the sample might be a single plane of it.
+    """
+    step = max(1, -(-voxels // _MOST_VOXELS))
+    while any(math.gcd(step, size) > 1 for size in shape):
+        step += 1
+    return step
 
 
 def _inside(volume: np.ndarray, roi: Any) -> np.ndarray:

@@ -136,3 +136,14 @@ def test_a_fingerprint_of_a_large_volume_is_estimated_closely() -> None:
     volume = RNG.normal(size=(100, 100, 60)).astype(np.float32)
     (found,) = intensity_fingerprint(case(volume))["channels"]
     assert found["values"] == pytest.approx(np.quantile(volume, (0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995)), abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(500, 500, 4), (500, 4, 500), (5, 1000, 251)])
+def test_a_fingerprint_is_estimated_from_all_planes_of_a_volume(shape) -> None:
+    """Every so many voxels of which a row or plane is a multiple would be the same place in each of them."""
+    for axis in range(3):
+        places = np.arange(shape[axis]).reshape([-1 if one == axis else 1 for one in range(3)])
+        volume = np.broadcast_to(places, shape).astype(np.float32) + 1
+        (found,) = intensity_fingerprint(case(volume))["channels"]
+        expected = np.quantile(volume, (0.005, 0.05, 0.25, 0.5, 0.75, 0.95, 0.995))
+        assert found["values"] == pytest.approx(expected, abs=1 + 0.01 * shape[axis])
