@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from deepmedic.config.training import EarlyStoppingConfig, TrainConfig
 from deepmedic.errors import ModelError
+from deepmedic.training import early_stopping
 from deepmedic.training.log_lines import cost_terms
 from deepmedic.training.state import PhaseState, TrainingState
 from deepmedic.words import counted
@@ -50,6 +51,29 @@ def failed(config: TrainConfig, state: TrainingState) -> bool:
     if required is None or start is None:
         return False
     return end is None or not end > start + required
+
+
+def take_score(config: TrainConfig, state: TrainingState, score: float, kind: Literal["samples", "volumes"]) -> None:
+    """Take the validation score of an epoch that has ended into what is known of the best and the last one.
+
+    Scores on samples and on whole volumes cannot be compared. Where a session changed from one to the other, early
+    stopping, a schedule that watches scores and the improvement that a phase must bring begin anew with this one.
+
+    Args:
+        config: of the phase.
+        state: of the training; its position is still in the epoch.
+        score: mean foreground Dice.
+        kind: what it was measured on.
+    """
+    if state.best is not None and state.best["kind"] != kind:
+        state.stopping, state.phase["start_score"] = early_stopping.initial_state(), None
+        if config.schedule.kind == "plateau":
+            in_phase = state.position.epoch - state.phase["first_epoch"]
+            state.schedule = {**state.schedule, "best_accuracy": 0.0, "best_epoch": in_phase}
+    # The checkpoint that is saved next is this epoch's.
+    this = {"dice": score, "kind": kind, "epoch": state.position.epoch, "save_index": state.save_index + 1}
+    state.best = early_stopping.better(state.best, this)
+    state.phase["best"], state.phase["last_score"] = early_stopping.better(state.phase["best"], this), score
 
 
 def restores_best(stopping: EarlyStoppingConfig) -> bool:

@@ -320,14 +320,10 @@ class Trainer:
         score, result = self._score(), self.parts.recorder.history.mean_accuracy("validation", epoch)
         if config.schedule.kind == "plateau":
             result = score
+        if score is not None:
+            phases.take_score(config, state, score, "samples" if self.parts.validate_volumes is None else "volumes")
         in_phase = epoch - state.phase["first_epoch"]
         state.schedule = after_epoch(config.schedule, config.epochs, in_phase, result, state.schedule)
-        kind = "samples" if self.parts.validate_volumes is None else "volumes"
-        if score is not None:
-            # The checkpoint that is saved next is this epoch's.
-            this = {"dice": score, "kind": kind, "epoch": epoch, "save_index": state.save_index + 1}
-            state.best = early_stopping.better(state.best, this)
-            state.phase["best"], state.phase["last_score"] = early_stopping.better(state.phase["best"], this), score
         state.phase["restores_best"] = phases.restores_best(config.early_stopping)
         state.stopping = early_stopping.after_epoch(config.early_stopping, epoch, score, state.stopping)
         if state.stopping["stopped"]:

@@ -26,6 +26,7 @@ from deepmedic.errors import DivergedError
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 from deepmedic.training import recorded_step
+from deepmedic.training.early_stopping import initial_state
 from deepmedic.training.history import VolumeRecord
 from deepmedic.training.interruption import Interrupted, Interruption
 from deepmedic.training.optimisers import make_optimiser
@@ -286,6 +287,13 @@ class TestVolumes:
         session.trainer.run()
         assert session.state.best == {"dice": 0.5, "kind": "volumes", "epoch": best, "save_index": 3 + 2 * best}
         assert session.positions()[2 + 2 * best][0] == best + 1
+
+    def test_what_was_best_on_samples_is_forgotten(self, session):
+        session.state.best = {"dice": 0.9, "kind": "samples", "epoch": 0, "save_index": 1}
+        session.state.stopping = {"score": 0.9, "epoch": 0, "stopped": False}
+        session.trainer.run()
+        assert session.state.best == {"dice": 0.5, "kind": "volumes", "epoch": 0, "save_index": 3}
+        assert session.state.stopping == initial_state()
 
     def test_validation_that_was_interrupted_is_repeated_alone(self, session):
         steps = len(session.batches.before_step)
