@@ -83,16 +83,16 @@ def blended(
         given = length - before - after - unsure_before - unsure_after
         stride = max(1, int(given * (1 - blending.overlap)) // multiple) * multiple
         last = (size - length) // multiple * multiple
-        rows.append(
-            [
-                (
-                    start,
-                    start + before + (unsure_before if start > 0 else 0),
-                    start + length - after - (unsure_after if start + length < size else 0),
-                )
-                for start in (*range(0, last, stride), last)
-            ]
-        )
+        row = [
+            (
+                start,
+                start + before + (unsure_before if start > 0 else 0),
+                start + length - after - (unsure_after if start + length < size else 0),
+            )
+            for start in (*range(0, last, stride), last)
+        ]
+        # A tile for a few voxels beside the border can be so short that others of its size would give none.
+        rows.append([(start, low, high) for start, low, high in row if low < high])
     kept = torch.ones([len(row) for row in rows], dtype=torch.bool)
     if roi is not None:
         kept = boxes_touching(roi, [[(low, high) for _, low, high in row] for row in rows])

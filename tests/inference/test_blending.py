@@ -122,6 +122,19 @@ def test_roi_chooses_tiles_and_changes_nothing_inside(make_net, make_case, tilin
     assert counts[0] < plan.tile_count
 
 
+@pytest.mark.parametrize("place", [(2, 2, 2), (2, 9, 16), (19, 2, 4)])
+def test_roi_of_one_voxel_beside_the_border(make_net, make_case, place) -> None:
+    """The tile that is enough for it is shorter than the context that a tile in the middle must leave out."""
+    net, size = make_net(((3, 3, 2),), (5, 5, 5)), (22, 20, 19)
+    roi = torch.zeros(size, dtype=torch.bool)
+    roi[place] = True
+    case = make_case(size, roi)
+    expected = predict_volume(net, case, InferenceSettings(segment=SEGMENT, tiling="auto"))
+    found = predict_volume(net, case, overlapping("auto"))
+    assert expected.probabilities.sum().item() == pytest.approx(1)
+    torch.testing.assert_close(found.probabilities, expected.probabilities, atol=1e-5, rtol=0)
+
+
 def test_empty_roi_needs_no_tiles(make_net, make_case) -> None:
     case = make_case((14, 14, 14), roi=torch.zeros(14, 14, 14, dtype=torch.bool))
     for tiling in ("segments", "auto"):
