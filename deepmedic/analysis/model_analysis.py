@@ -39,9 +39,10 @@ from deepmedic.analysis.transferability import LayerComparison, compare_layer, s
 from deepmedic.analysis.voxels import VoxelSettings
 from deepmedic.analysis.workers import single_threaded_workers
 from deepmedic.data.dataset import DataSet
+from deepmedic.errors import DataError
 from deepmedic.inference.execution import Precision
 from deepmedic.model.saved import SavedModel
-from deepmedic.words import channels_by_number
+from deepmedic.words import channels_by_number, counted
 
 log = logging.getLogger(__name__)
 
@@ -143,6 +144,9 @@ def analyse_candidates(
         source_data: labelled cases of the models' own task, for the distance of features; None: not measured.
         settings: how.
         progress: called for cases and layers.
+
+    Raises:
+        DataError: a case cannot be used, they are of fewer than two subjects, or all that they label is background.
     """
     config = candidates[0].start.config
     segment = config.segment_size_train
@@ -159,7 +163,7 @@ def analyse_candidates(
         moments_of=tuple(candidate.name for candidate in candidates),
     )
     cases = list(stream_features(networks, data, segment, features, progress[0]))
-    bank = Bank.of(cases, classes)
+    bank = _bank_of(cases, classes)
     source_cases: list[CaseFeatures] = []
     if source_data is not None:
         own = {candidate.name: networks[candidate.name] for candidate in candidates}
@@ -199,6 +203,17 @@ def domain_shift(candidate: Candidate, data: DataSet, settings: AnalysisSettings
     networks = {candidate.name: candidate.start.network()}
     cases = list(stream_features(networks, data, config.segment_size_train, features))
     return _shift(candidate, (data, cases, None), ())
+
+
+def _bank_of(cases: Sequence[CaseFeatures], classes: int) -> Bank:
+    bank = Bank.of(cases, classes)
+    if not (bank.labels > 0).any():
+        raise DataError(
+            f"found no class but the background within the ROI of {counted(len(cases), 'labelled case')}, so there is "
+            "nothing that a model could tell from it. Check that labels and ROI masks belong to the images, and that "
+            "the labels have the classes."
+        )
+    return bank
 
 
 def _concluded(

@@ -170,11 +170,6 @@ def frozen_lists(architecture: Architecture, depths: Iterable[int]) -> dict[str,
 def describe_cases(curve: LearningCurve) -> str:
     """What a learning curve says, in a sentence."""
     last, gain, needed = curve.points[-1], curve.gain_of_doubling, curve.cases_needed
-    if any(math.isnan(point.dice.mean) for point in curve.points[-2:]):
-        return (
-            "how many cases are needed cannot be told: in the sampled voxels no class but the background was labelled "
-            "or predicted; list labels that have the classes"
-        )
     if gain is None or needed is None:
         return f"{last.cases} case to learn from is too few to tell how many are needed; list at least 3 labelled cases"
     if curve.enough:

@@ -144,5 +144,3 @@ def test_the_learning_curve_in_words() -> None:
     assert "many more, above 40, would be needed until that is less than 0.001" in describe_cases(slow)
     single = LearningCurve((CurvePoint(1, Interval(0.4, -math.inf, math.inf)),), 0.02)
     assert "list at least 3 labelled cases" in describe_cases(single)
-    undefined = CurvePoint(4, Interval(math.nan, math.nan, math.nan))
-    assert "no class but the background" in describe_cases(LearningCurve((CURVE.points[0], undefined), 0.02))

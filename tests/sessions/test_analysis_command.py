@@ -459,6 +459,13 @@ class TestCheck:
 
 
 class TestRefusals:
+    def test_labels_of_background_alone_are_nothing_to_analyse(self, taught, analyse) -> None:
+        for case in range(4):
+            taught.write_image(case, "labels", np.zeros(SIZE, np.uint8))
+        message = analyse(expected=4).err
+        assert "found no class but the background within the ROI of 4 labelled cases" in message
+        assert "Traceback" not in message
+
     def test_without_matplotlib_only_the_pictures_are_missing(self, taught, analyse, monkeypatch) -> None:
         monkeypatch.setitem(sys.modules, "matplotlib", None)
         analyse()
