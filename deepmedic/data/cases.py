@@ -71,6 +71,7 @@ class _Needs:
     names: bool
     categories: int | None
     channels: int | None
+    channel_names: Sequence[str] | None
 
 
 def read_cases(
@@ -83,6 +84,7 @@ def read_cases(
     needs_names: bool = False,
     categories: int | None = None,
     channels: int | None = None,
+    channel_names: Sequence[str] | None = None,
     keep: Collection[str] | None = None,
 ) -> list[Case]:
     """Return the cases of a data set; nothing is raised, everything wrong is added to `problems`.
@@ -92,13 +94,14 @@ def read_cases(
     Args:
         config: where the cases are listed.
         role: "training", "validation" or "inference" (also "test"), for messages and the names of keys.
-        problems: gets ConfigError for missing keys, ModelError for a number of channels that the model does not have,
-            DataError for everything in listing files.
+        problems: gets ConfigError for missing keys, ModelError for a number or order of channels that the model does
+            not have, DataError for everything in listing files.
         notes: gets what the user should know: images listed twice, missing channels.
         needs_labels: every case must have labels.
         needs_names: every case must have a name for its results; those of an inference are numbered by default.
         categories: number of sampling categories that weight maps must match, when given.
         channels: input channels of the model, when known.
+        channel_names: their names, when the model has any.
         keep: names of the cases that are wanted; the others are not looked at any further. None: all.
     """
     role = {"test": "inference"}.get(role, role)
@@ -107,7 +110,9 @@ def read_cases(
     columns = _read_columns(config, role, keys, problems, notes)
     if columns is None:
         return []
-    _check_columns(columns, role, keys, problems, _Needs(needs_labels, needs_names, categories, channels))
+    needs = _Needs(needs_labels, needs_names, categories, channels, channel_names)
+    _check_columns(columns, role, keys, problems, needs)
+    _check_order_of_channels(columns, role, problems, needs.channel_names)
     cases = _build(columns, role, problems)
     if cases and keep is not None:
         kept = [index for index, case in enumerate(cases) if case.name in keep]
@@ -227,6 +232,25 @@ def _check_columns(columns: Columns, role: str, keys: dict[str, str], problems: 
             ModelError(
                 f"{role}: {len(columns.channels)} channels are listed ({listed}), and the model has {needs.channels} "
                 "input channels. List one file per channel, in the order the model was trained with."
+            )
+        )
+
+
+def _check_order_of_channels(
+    columns: Columns, role: str, problems: ProblemList, channel_names: Sequence[str] | None
+) -> None:
+    """Refuse a table whose columns have the names of the model's channels in another order than these."""
+    if columns.channel_names is None or channel_names is None:
+        return
+    listed, wanted = ([name.casefold() for name in names] for names in (columns.channel_names, channel_names))
+    if any(name in wanted and name != own for name, own in zip(listed, wanted, strict=False)):
+        digits = len(str(len(wanted)))
+        renamed = (f"channel_{number:0{digits}d}_{name}" for number, name in enumerate(channel_names, 1))
+        problems.add(
+            ModelError(
+                f"{role}: {columns.channels[0].source}: channels are used in the alphabetical order of their columns' "
+                f"names, {', '.join(columns.channel_names)}, and those of the model are {', '.join(channel_names)}. "
+                f"Rename the columns so that both orders are the same, for instance {', '.join(renamed)}."
             )
         )
 

@@ -35,12 +35,13 @@ class CaseNeeds:
     segment: Size3
     """Smallest size of a padded volume."""
     channels: int
+    channel_names: tuple[str, ...] | None = None
 
     @classmethod
-    def of(cls, architecture: Architecture, segment: Size3) -> CaseNeeds:
+    def of(cls, architecture: Architecture, segment: Size3, channel_names: tuple[str, ...] | None) -> CaseNeeds:
         """What a network of this architecture needs, given segments of this size."""
         margins = architecture.margins(segment)
-        return cls(architecture.classes, margins, segment, architecture.input_channels)
+        return cls(architecture.classes, margins, segment, architecture.input_channels, channel_names)
 
 
 @dataclass
@@ -196,7 +197,14 @@ def read_data_set(
     # How many listing files of channels there are was compared with the model when the config was.
     channels = None if config.table is None else needs.channels
     cases = read_cases(
-        config, role, problems, notes, needs_labels=needs_labels, categories=categories, channels=channels
+        config,
+        role,
+        problems,
+        notes,
+        needs_labels=needs_labels,
+        categories=categories,
+        channels=channels,
+        channel_names=needs.channel_names,
     )
     return data_set_of(cases, role, preprocessing, needs, problems, notes)
 

@@ -62,6 +62,8 @@ class Columns:
     weight_maps: tuple[Column, ...] = ()
     names: Column | None = None
     subjects: Column | None = None
+    channel_names: tuple[str, ...] | None = None
+    """Of the channels, where a table has them in the names of its columns."""
 
     def all(self) -> list[Column]:
         others = (self.labels, self.roi, *self.weight_maps, self.names, self.subjects)
@@ -125,6 +127,7 @@ def read_table(path: Path) -> Columns:
         weight_maps=tuple(Column(f"weight map {name[len(_WEIGHTS) :]!r}", path, cells[name]) for name in weights),
         names=column("prediction_filename", "names of results"),
         subjects=column("subject", "subjects"),
+        channel_names=tuple(name.removeprefix(_CHANNEL) for name in channels),
     )
 
 

@@ -158,6 +158,23 @@ def test_a_number_of_channels_that_the_model_lacks_names_both_numbers(folder: Pa
     assert refusals(config(folder), channels=2) == []
 
 
+def test_a_table_with_the_names_of_the_model_in_another_order_is_refused(folder: Path) -> None:
+    table = folder / "data" / "cases.csv"
+    table.write_text("channel_T1,channel_FLAIR\np1/t1.nii.gz,p1/t2.nii.gz\n")
+    listed = DataConfig(table=table)
+    (problem,) = refusals(listed, channels=2, channel_names=("t1", "flair"))
+    assert isinstance(problem, ModelError)
+    assert "alphabetical order of their columns' names, FLAIR, T1, and those of the model are t1, flair." in str(
+        problem
+    )
+    assert "for instance channel_1_t1, channel_2_flair." in str(problem)
+    for names in (("flair", "t1"), ("T1w", "T2w"), None):
+        assert refusals(listed, channels=2, channel_names=names) == []
+    table.write_text("channel_1_t1,channel_2_flair\np1/t1.nii.gz,p1/t2.nii.gz\n")
+    assert refusals(listed, channels=2, channel_names=("t1", "flair")) == []
+    assert refusals(config(folder), channels=2, channel_names=("b", "a")) == []
+
+
 def test_weight_maps_come_one_per_category(folder: Path) -> None:
     maps = (write(folder, "w0", "../data/p1/roi.nii.gz", "-"), write(folder, "w1", *["../data/p2/roi.nii.gz"] * 2))
     first, second = cases(config(folder, weight_maps=maps), categories=2)

@@ -146,8 +146,7 @@ def members_of(models: Sequence[NamedModel], device: torch.device) -> list[Membe
 
 def needs_of(model: SavedModel) -> CaseNeeds:
     """What a model needs from every case."""
-    architecture, segment = model.architecture, model.config.segment_size_inference
-    return CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+    return CaseNeeds.of(model.architecture, model.config.segment_size_inference, model.config.channel_names)
 
 
 def refuse_what_needs_other_models(config: TestConfig, models: int) -> None:

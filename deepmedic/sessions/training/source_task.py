@@ -63,6 +63,7 @@ def prepare_source_task(config: TrainConfig, model: SavedModel, problems: Proble
         architecture.margins(segment),
         segment,
         architecture.input_channels,
+        model.config.channel_names,
     )
     data = read_data_set(asked.data, "source task", config.preprocessing, needs, problems, needs_labels=True)
     with problems.gather():

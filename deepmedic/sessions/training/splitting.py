@@ -69,6 +69,7 @@ class SessionSplit:
             needs_labels=True,
             categories=config.sampling.categories(needs.classes) if training else None,
             channels=None if config.data.table is None else needs.channels,
+            channel_names=needs.channel_names,
             keep=self.split.cases_of(part),
         )
         if not training:

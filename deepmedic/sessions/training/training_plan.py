@@ -162,7 +162,7 @@ def _read_data(
     model = beginning.model.config
 
     def read(role: str, segment: Size3) -> DataSet:
-        return _read(config, role, CaseNeeds.of(model.architecture, segment), problems, split)
+        return _read(config, role, CaseNeeds.of(model.architecture, segment, model.channel_names), problems, split)
 
     training = read("training", model.segment_size_train)
     if not (config.validate_on_samples or config.validate_on_volumes):
@@ -179,7 +179,7 @@ def _held_out(config: TrainConfig, beginning: Beginning, problems: ProblemList, 
     """Read the cases that a fold is scored on, which are its validation cases too if it validates."""
     told = config.validate_on_samples or config.validate_on_volumes
     model = beginning.model.config
-    needs = CaseNeeds.of(model.architecture, model.segment_size_inference)
+    needs = CaseNeeds.of(model.architecture, model.segment_size_inference, model.channel_names)
     return _read(config, "validation", needs, ProblemList() if told else problems, fold)
 
 

@@ -231,8 +231,7 @@ def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
         if (first.architecture, first.segment_size_train) == (start.architecture, start.segment_size_train):
             group.models.append(found)
             return
-    architecture, segment = start.architecture, start.segment_size_train
-    needs = CaseNeeds(architecture.classes, architecture.margins(segment), segment, architecture.input_channels)
+    needs = CaseNeeds.of(start.architecture, start.segment_size_train, start.channel_names)
     first_group = not plan.groups
     own = problems if first_group else ProblemList()  # later groups have the same problems
     data = read_data_set(plan.config.data, plan.role, plan.config.preprocessing, needs, own, needs_labels=True)
@@ -240,7 +239,7 @@ def _add(plan: AnalysisPlan, found: FoundModel, problems: ProblemList) -> None:
     if plan.config.has_source_data:
         preprocessing = plan.config.preprocessing
         source_data = read_data_set(plan.config.source_data, "source", preprocessing, needs, own, needs_labels=True)
-    plan.groups.append(Group([found], data, source_data, _schedule(plan.training, architecture)))
+    plan.groups.append(Group([found], data, source_data, _schedule(plan.training, start.architecture)))
     if first_group:
         plan.notes += [*data.notes, *(source_data.notes if source_data else [])]
         if not own.problems:
