@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import deepmedic
 from deepmedic.errors import CommandLineError, DataError, SeveralProblems
 from deepmedic.sessions.inference.named_images import Channels, cases_in, named_case
 
@@ -150,3 +151,33 @@ def test_folders_that_are_none_of_cases_are_refused(tmp_path):
         CommandLineError, match="the model has 2 channels without names, so files in a folder cannot be"
     ):
         cases_in(tmp_path, None, UNNAMED)
+
+
+def test_a_table_in_another_order_than_the_channels_of_the_model(study, run):
+    table = study.folder / "cases.csv"
+    rows = [[*(str(study.image(case, kind)) for kind in ("t2", "t1", "labels")), f"case{case}"] for case in (0, 1, 2)]
+    header = ["channel_T2", "channel_T1", "ground_truth", "prediction_filename"]
+    table.write_text("".join(",".join(row) + "\n" for row in [header, *rows]))
+    swapped = study.model("swapped", channelNames=["T2", "T1"])
+    lists = {
+        "channelsTraining": None,
+        "gtLabelsTraining": None,
+        "roiMasksTraining": None,
+        "dataframe_train": table.name,
+    }
+    for words in ([], ["-split", "0.34", "0.33", "0.33"], ["-crossValidate", "3"]):
+        outcome = run("-newModel", swapped, "-train", study.train(**lists), *words)
+        assert outcome.code == 5
+        assert "alphabetical order of their columns' names, T1, T2, and those of the model are T2, T1." in outcome.err
+    assert not study.out.exists()
+    deepmedic.save_model(deepmedic.new_model(swapped), study.folder / "swapped.save")
+    lists = {"channels": None, "gtLabels": None, "roiMasks": None, "namesForPredictionsPerCase": None}
+    command = ["-test", study.test(dataframe=table.name, **lists), "-model", study.folder / "swapped.save", "-check"]
+    outcome = run(*command)
+    assert outcome.code == 5
+    assert "inference: " in outcome.err
+    assert "those of the model are T2, T1." in outcome.err
+    deepmedic.save_model(
+        deepmedic.new_model(study.model("swapped", channelNames=["T1", "T2"])), study.folder / "swapped.save"
+    )
+    assert run(*command).code == 0
