@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -181,13 +181,25 @@ def numerical_precision(precision: Precision, device: torch.device) -> Iterator[
 
 @contextmanager
 def _tf32(allowed: bool) -> Iterator[None]:
-    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32
-    matmul.allow_tf32 = cudnn.allow_tf32 = allowed
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    before = matmul.fp32_precision, cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision
+    precision = "tf32" if allowed else "ieee"  # not "none", which leaves it to settings for more than these
+    _set_precisions(precision, precision, precision)
     try:
         yield
     finally:
-        matmul.allow_tf32, cudnn.allow_tf32 = before
+        _set_precisions(*before)
+
+
+def _set_precisions(products: str, convolutions: str, recurrences: str) -> None:
+    """Set what CUDA computes with float32, by both ways that torch has: where they differ, asking for one is an error,
+    so that neither a program that used the other way before nor libraries called meanwhile can be left with one."""
+    matmul: Any = torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    matmul.allow_tf32, cudnn.allow_tf32 = products == "tf32", convolutions == recurrences == "tf32"
+    matmul.fp32_precision = products
+    cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision = convolutions, recurrences
 
 
 def _fill_memory() -> bool:
