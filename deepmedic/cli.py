@@ -5,6 +5,7 @@ Nothing heavy is imported before it is needed: help, refusals of the command lin
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -34,6 +35,8 @@ def command() -> NoReturn:
     process ends as usual.
     """
     _open_closed_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # as of stderr: names may have letters a terminal has not
     code = main()
     works = any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
     if works or sys.getprofile() is not None or sys.gettrace() is not None:

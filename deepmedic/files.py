@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -189,7 +190,8 @@ def make_folder(path: Path) -> Path:
 @contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A fresh temporary name beside `path`; whatever is left under it at the end is removed."""
-    kept = path.name.encode("utf-8", "surrogateescape")[:_LONGEST_NAME_KEPT].decode("utf-8", "ignore")
+    encoding = sys.getfilesystemencoding()
+    kept = path.name.encode(encoding, "surrogateescape")[:_LONGEST_NAME_KEPT].decode(encoding, "ignore")
     temporary = path.with_name(f".{kept}.{os.getpid()}.{_host_mark()}-{secrets.token_hex(4)}.partial")
     _active.add(temporary)
     try:

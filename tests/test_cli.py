@@ -121,6 +121,13 @@ class TestEndOfTheProcess:
         program = f"import os\nfrom deepmedic import cli\nos.closerange(0, 3)\n{before}\ncli.command()"
         assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 13
 
+    def test_letters_that_the_terminal_has_not_are_escaped(self):
+        command = [sys.executable, str(ROOT / "deepmedic_run.py"), "-explain", "\u65e5\u672c"]
+        surroundings = {**os.environ, "PYTHONIOENCODING": "ascii"}
+        done = subprocess.run(command, capture_output=True, text=True, env=surroundings, check=False)
+        assert done.returncode == 0
+        assert "\\u65e5\\u672c" in done.stdout
+
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
     def test_a_refusal_that_cannot_be_said_keeps_its_exit_code(self):
         command = [sys.executable, str(ROOT / "deepmedic_run.py"), "-absent"]

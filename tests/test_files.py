@@ -358,3 +358,13 @@ def test_written_bytes_and_digest_match(tmp_path_factory, content):
     files.write_atomically(path, lambda file: file.write(content))
     assert path.read_bytes() == content
     assert files.sha256_of(path) == hashlib.sha256(content).hexdigest()
+
+
+def test_names_need_not_be_in_the_encoding_of_the_locale(tmp_path: Path) -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from deepmedic.files import write_text_atomically; "
+        "write_text_atomically(Path(os.fsdecode(os.fsencode(sys.argv[1]) + b'/\\xc3\\xbc.txt')), 'text')"
+    )
+    surroundings = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], env=surroundings, check=True)
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [b"\xc3\xbc.txt"]
