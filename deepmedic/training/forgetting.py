@@ -7,6 +7,7 @@ networks" (PNAS 2017).
 from __future__ import annotations
 
 import logging
+import math
 import time
 from typing import Protocol
 
@@ -68,6 +69,7 @@ class ForgettingGuard:
         return stops
 
     def _loss(self, epoch: int) -> float | None:
+        """How much lower the score is than before the training; None where one of the two is not defined."""
         scores = [self._recorder.history.source_task[at].foreground_dice for at in (BEFORE_TRAINING, epoch)]
         before, now = scores
-        return None if before is None or now is None else before - now
+        return None if before is None or now is None or math.isnan(before - now) else before - now
