@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from deepmedic.errors import ResourceError
+from deepmedic.plots.histories import HistoryRow, SessionHistory
 from deepmedic.report import page_writer
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports import reporting
@@ -175,3 +177,12 @@ def test_a_session_without_maps_of_uncertainty_notes_none(study, run, source) ->
     [record] = [event for line in lines if (event := json.loads(line))["event"] == "session"]
     assert set(record["cases"][0]) == {"name", "channels", "labels", "segmentation", "probabilities"}
     assert data_of(study.out / "reports" / "segment.html")["cases"] == [{"name": "case2", "file": None}]
+
+
+def test_the_headline_has_the_best_score_that_is_defined(tmp_path) -> None:
+    events = tmp_path / "events.jsonl"
+    scores = (float("nan"), 0.25, 0.5, float("nan"), None)
+    events.write_text("".join(json.dumps({"event": "volumes", "foreground_dice": score}) + "\n" for score in scores))
+    history = SessionHistory("first", tmp_path, (HistoryRow(4, None, "volumes", "all", {}),))
+    shown = reporting._headline(SimpleNamespace(events=events), history, [], None)
+    assert shown["Best mean Dice in validation"] == "0.5000"

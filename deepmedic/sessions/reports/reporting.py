@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -218,7 +219,7 @@ def _headline(
         finished = any(event.get("event") == "session_finished" for event in events)
         shown["Epochs"] = f"{history.epochs}" + ("" if finished or not events else " (not finished)")
         best = [event.get("foreground_dice") for event in events if event.get("event") == "volumes"]
-        defined = [value for value in best if isinstance(value, int | float)]
+        defined = [value for value in best if isinstance(value, int | float) and not math.isnan(value)]
         if defined:
             shown["Best mean Dice in validation"] = f"{max(defined):.4f}"
     if cases:
