@@ -113,6 +113,15 @@ def compare(runs: Sequence[RunScores], smallest_gain: float) -> list[SettingResu
     return results
 
 
+def largest_gain(settings: Sequence[SettingResult]) -> SettingResult:
+    """Return the setting that transfer gains most in; one whose gain is not known or not defined only if all are so."""
+
+    def gain(one: SettingResult) -> float:
+        return -math.inf if one.gain is None or math.isnan(one.gain.mean) else one.gain.mean
+
+    return max(settings, key=gain)
+
+
 def _of_arm(runs: Sequence[RunScores], name: str) -> dict[int, Mapping[str, float]]:
     return {run.seed: run.dice for run in runs if run.initialisation == name}
 

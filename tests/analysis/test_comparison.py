@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deepmedic.analysis.comparison import Draws, RunScores, compare, judge
+from deepmedic.analysis.comparison import Draws, RunScores, compare, judge, largest_gain
 from deepmedic.analysis.scores import Interval
+from deepmedic.sessions.reports.findings_of_transfer import comparison_findings
 
 SUBJECTS = ("anna", "bert", "cleo")
 
@@ -138,3 +139,22 @@ class TestDraws:
             found = Draws.of([effects]).mean(effects + 0.1 * generator.normal(size=(5, 5)))
             held += found.low <= 0 <= found.high
         assert held >= 0.88 * 200
+
+
+def test_a_setting_without_seeds_in_common_is_not_that_of_the_largest_gain(tmp_path) -> None:
+    apart = [*runs("WT", WT[:1], cases=2), RunScores("net", None, "RI", 2, 7, dict(zip(SUBJECTS, RI[0], strict=True)))]
+    results = compare([*apart, *runs("WT", WT), *runs("RI", RI)], 0.02)
+    assert [math.isnan(one.gain.mean) for one in results] == [True, False]
+    assert largest_gain(results) is largest_gain(results[::-1]) is results[1]
+    assert largest_gain(results[:1]) is results[0]
+    content = {
+        "settings": [one.to_plain() for one in results],
+        "domainDistances": {},
+        "runs": [],
+        "forecasts": {"pairs": 0},
+        "program": "",
+        "begun": "",
+    }
+    [findings] = comparison_findings(content, tmp_path)
+    assert findings.headline["Verdict"] == "helps"
+    assert findings.headline["Gain in Dice"].startswith("0.300")

@@ -65,7 +65,7 @@ def comparison_findings(content: Mapping[str, Any], folder: Path) -> list[Findin
         ),
         *_forecasts(content["forecasts"]),
     ]
-    best = max(settings, key=lambda one: -math.inf if one["gain"] is None else one["gain"]["mean"])
+    best = max(settings, key=_gain)
     headline = {"Verdict": best["verdict"], "Gain in Dice": _interval_text(best["gain"]), "Of": best["source"]}
     return [
         Findings(
@@ -85,6 +85,12 @@ def comparison_findings(content: Mapping[str, Any], folder: Path) -> list[Findin
             files={name: folder / name for name in ("comparison.csv", "runs.csv", "comparison.json")},
         )
     ]
+
+
+def _gain(setting: Mapping[str, Any]) -> float:
+    """The mean gain of a setting, by which the largest is found; that of one without seeds in common is not defined."""
+    gain = setting["gain"]
+    return -math.inf if gain is None or math.isnan(gain["mean"]) else float(gain["mean"])
 
 
 def _ranking(content: Mapping[str, Any], folder: Path) -> Findings:

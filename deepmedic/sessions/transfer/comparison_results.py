@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from deepmedic import versions
-from deepmedic.analysis.comparison import RunScores, SettingResult, compare
+from deepmedic.analysis.comparison import RunScores, SettingResult, compare, largest_gain
 from deepmedic.analysis.comparison_tables import comparison_csv, comparison_text, runs_csv
 from deepmedic.analysis.forecasts import forecasts_file, read_forecasts
 from deepmedic.analysis.ledger import (
@@ -177,7 +177,7 @@ def _begun(plan: ComparisonPlan) -> str:
 
 
 def _advice(plan: ComparisonPlan, settings: Sequence[SettingResult]) -> str:
-    best = max(settings, key=lambda one: -1.0 if one.gain is None else one.gain.mean)
+    best = largest_gain(settings)
     if best.verdict == "helps":
         run, source = _run_of(plan, best)
         return (
