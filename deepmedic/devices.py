@@ -127,8 +127,9 @@ def session_numerics(device: torch.device, execution: ExecutionConfig) -> Iterat
     if device.type == "cpu":
         reuse_freed_memory()
     deterministic = is_deterministic(device, execution)
-    if deterministic and device.type == "cuda":
-        # cuBLAS is only reproducible with a fixed workspace, which it reads from the environment at its first use.
+    if device.type == "cuda":
+        # cuBLAS is only reproducible with a fixed workspace. Both cuBLAS and torch look for it at the first use of
+        # cuBLAS in a process, which may be in a session before the deterministic one.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     before = torch.get_deterministic_debug_mode(), torch.backends.cudnn.benchmark, _fill_memory()
     # The same as use_deterministic_algorithms, which would import the compiler and so take seconds.

@@ -234,9 +234,10 @@ class TestNumerics:
     def test_determinism_is_the_default_on_a_cpu(self, kind, wanted, expected):
         assert devices.is_deterministic(torch.device(kind), ExecutionConfig(deterministic=wanted)) is expected
 
-    def test_deterministic_cublas_needs_a_fixed_workspace(self, monkeypatch):
+    @pytest.mark.parametrize("deterministic", [True, False, None])
+    def test_deterministic_cublas_needs_a_fixed_workspace_from_its_first_use_on(self, monkeypatch, deterministic):
         monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-        with devices.session_numerics(torch.device("cuda"), ExecutionConfig(deterministic=True)):
+        with devices.session_numerics(torch.device("cuda"), ExecutionConfig(deterministic=deterministic)):
             assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
 
     def test_bf16_computes_convolutions_in_bfloat16(self):
