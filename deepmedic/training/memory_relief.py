@@ -76,7 +76,8 @@ def counted_within_memory(
         if found is not None:
             return found[0]
     parts = [_some(batch, slice(first, first + most)) for first in range(0, _segments(batch), most)]
-    counts = [within_memory(count, part, network, make_room, "batchsize_val_samples") for part in parts]
+    # Copies: what a recorded step gives is valid until the next one.
+    counts = [within_memory(count, part, network, make_room, "batchsize_val_samples").clone() for part in parts]
     return torch.stack(counts).sum(dim=0)
 
 

@@ -132,6 +132,15 @@ class TestCounting:
         assert device.tried == [10, 4, 4, 2]
         assert counts.tolist() == [int((network(*batch.inputs) > 0).sum()), 10]
 
+    def test_counts_that_a_recorded_step_overwrites_add_up(self, network, batch):
+        device, recorded = Device(network.eval(), 4), torch.zeros(2, dtype=torch.int64)
+
+        def count(part):
+            return recorded.copy_(self.count(device)(part))
+
+        counts = counted_within_memory(count, batch, network, lambda: pytest.fail("no room needed"), 4)
+        assert counts.tolist() == [int((network(*batch.inputs) > 0).sum()), 10]
+
     def test_the_refusal_is_about_the_batch_that_was_asked_for(self, network, batch):
         device = Device(network.eval(), 3)
         with pytest.raises(ResourceError, match=r"batchsize_val_samples = 4, although .* = 3 fits"):
