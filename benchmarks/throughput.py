@@ -237,7 +237,7 @@ def training(
         execution=ExecutionConfig(precision=precision),  # type: ignore[arg-type]
     )
     cases = [Case(f"case{number}", ()) for number in range(arguments.cases)]
-    needs = CaseNeeds.of(architecture, segment)
+    needs = CaseNeeds.of(architecture, segment, config.channel_names)
     data = CasesInMemory("training", cases, [], PreprocessingConfig(), needs)
     data.make(config, VOLUME)
     layout = PoolLayout.of(data.made[0])
