@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -94,6 +95,11 @@ class Study:
     """A folder with `images/`, `lists/` and configs; `out/` appears when a command writes something."""
 
     folder: Path
+
+    def copied_to(self, folder: Path) -> Study:
+        """A copy in a folder that does not exist yet."""
+        shutil.copytree(self.folder, folder)
+        return Study(folder)
 
     @property
     def out(self) -> Path:

@@ -73,8 +73,20 @@ def written_once(tmp_path_factory) -> Path:
 @pytest.fixture
 def study(written_once, tmp_path) -> Study:
     """Three cases, lists, `model.cfg`, `train.cfg` and `test.cfg` in a folder of this test's own."""
-    shutil.copytree(written_once, tmp_path / "study")
-    return Study(tmp_path / "study")
+    return Study(written_once).copied_to(tmp_path / "study")
+
+
+@pytest.fixture(scope="session")
+def all_in_training(written_once, tmp_path_factory) -> Callable[[int], Study]:
+    """Makes a study of so many cases, all of them listed for training."""
+
+    def make(cases: int) -> Study:
+        study = Study(written_once).copied_to(tmp_path_factory.mktemp("cases") / "study")
+        study.write_cases(cases)
+        study.list_cases("train", range(cases))
+        return study
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -128,7 +128,9 @@ class TestEndOfTheProcess:
         assert done.returncode == 0
         assert "\\u65e5\\u672c" in done.stdout
 
-    @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+    @pytest.mark.skipif(
+        not Path("/dev/full").exists(), reason="needs /dev/full, a device that is always full, as Linux has it"
+    )
     def test_a_refusal_that_cannot_be_said_keeps_its_exit_code(self):
         command = [sys.executable, str(ROOT / "deepmedic_run.py"), "-absent"]
         with open("/dev/full", "w") as full:

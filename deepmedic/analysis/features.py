@@ -33,8 +33,9 @@ from deepmedic.data.pool import VolumePool
 from deepmedic.data.preprocessing import PreparedCase
 from deepmedic.data.segments import SegmentGeometry, gather_at
 from deepmedic.data.splits import subject_of
+from deepmedic.devices import Precision, numerical_precision
 from deepmedic.errors import ModelError
-from deepmedic.inference.execution import Precision, default_tile_memory, numerical_precision
+from deepmedic.inference.execution import default_tile_memory
 from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet

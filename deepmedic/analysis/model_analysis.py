@@ -39,8 +39,8 @@ from deepmedic.analysis.transferability import LayerComparison, compare_layer, s
 from deepmedic.analysis.voxels import VoxelSettings
 from deepmedic.analysis.workers import single_threaded_workers
 from deepmedic.data.dataset import DataSet
+from deepmedic.devices import Precision
 from deepmedic.errors import DataError
-from deepmedic.inference.execution import Precision
 from deepmedic.model.saved import SavedModel
 from deepmedic.words import channels_by_number, counted
 

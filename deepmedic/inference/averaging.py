@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
-from deepmedic.inference.execution import is_out_of_memory
+from deepmedic.devices import is_out_of_memory
 
 log = logging.getLogger(__name__)
 

@@ -20,8 +20,9 @@ from deepmedic.data.dataset import CaseNeeds
 from deepmedic.data.nifti import VolumeHeader
 from deepmedic.data.preprocessing import PreparedCase, mirrored
 from deepmedic.data.resampling import needed_for_native, to_native_grid
+from deepmedic.devices import is_out_of_memory, numerical_precision
 from deepmedic.inference.averaging import MeanPrediction, entropy
-from deepmedic.inference.execution import InferenceSettings, is_out_of_memory, numerical_precision, tile_memory
+from deepmedic.inference.execution import InferenceSettings, tile_memory
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.postprocessing import without_small_components
 from deepmedic.inference.predictor import Prediction, Progress, predict_tiles, predict_volume

@@ -13,25 +13,13 @@ import torch
 from deepmedic.config.architecture import Architecture
 from deepmedic.config.options import Size3
 from deepmedic.data.memory import memory_limit
-from deepmedic.devices import Precision, is_out_of_memory, numerical_precision
+from deepmedic.devices import Precision
 from deepmedic.errors import ResourceError
 from deepmedic.inference.auto_tiling import auto_tiles
 from deepmedic.inference.blending import Blending, blended
 from deepmedic.inference.forward_cost import forward_cost
 from deepmedic.inference.slab_tiling import slab_tiles
 from deepmedic.inference.tiling import Tiling, tiling_by_segments
-
-__all__ = [
-    "Attempt",
-    "InferenceSettings",
-    "Precision",
-    "attempts",
-    "batch_limit",
-    "default_tile_memory",
-    "is_out_of_memory",
-    "numerical_precision",
-    "tile_memory",
-]
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,13 @@ from torch import nn
 from deepmedic.config.options import Size3
 from deepmedic.config.prediction import UncertaintyKind
 from deepmedic.data.preprocessing import PreparedCase
-from deepmedic.devices import kernels_for, to_host
+from deepmedic.devices import is_out_of_memory, kernels_for, numerical_precision, to_host
 from deepmedic.errors import ModelError, ResourceError
 from deepmedic.inference.blending import BlendedVolume, importance
 from deepmedic.inference.execution import (
     Attempt,
     InferenceSettings,
     attempts,
-    is_out_of_memory,
-    numerical_precision,
 )
 from deepmedic.inference.feature_maps import FeatureRanges
 from deepmedic.inference.roi_boxes import boxes_of_tile

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from deepmedic.data.segments import SegmentBatch
+from deepmedic.devices import is_out_of_memory
 from deepmedic.errors import ResourceError
-from deepmedic.inference.execution import is_out_of_memory
 from deepmedic.model import parameters
 from deepmedic.model.network import DeepMedicNet
 

@@ -17,9 +17,27 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from study_fixtures import one_thread, run, source, source_once, study, without_waiting_for_the_disk, written_once
+from study_fixtures import (
+    all_in_training,
+    one_thread,
+    run,
+    source,
+    source_once,
+    study,
+    without_waiting_for_the_disk,
+    written_once,
+)
 
-__all__ = ["one_thread", "run", "source", "source_once", "study", "without_waiting_for_the_disk", "written_once"]
+__all__ = [
+    "all_in_training",
+    "one_thread",
+    "run",
+    "source",
+    "source_once",
+    "study",
+    "without_waiting_for_the_disk",
+    "written_once",
+]
 
 HERE = Path(__file__).parent
 LONGEST = 120

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import signal
 
 import pytest
@@ -23,12 +22,8 @@ KILLS = {
 
 
 @pytest.fixture(scope="session")
-def four_cases(tmp_path_factory, written_once) -> Study:
-    study = Study(tmp_path_factory.mktemp("four") / "study")
-    shutil.copytree(written_once, study.folder)
-    study.write_cases(CASES)
-    study.list_cases("train", range(CASES))
-    return study
+def four_cases(all_in_training) -> Study:
+    return all_in_training(CASES)
 
 
 def command(study: Study, out: str) -> list:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from deepmedic.devices import numerical_precision
 from deepmedic.inference.execution import (
     InferenceSettings,
     attempts,
     default_tile_memory,
-    numerical_precision,
 )
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

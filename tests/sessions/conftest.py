@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from study_fixtures import (
+    all_in_training,
     one_thread,
     pictures,
     run,
@@ -17,6 +18,7 @@ from study_fixtures import (
 )
 
 __all__ = [
+    "all_in_training",
     "one_thread",
     "pictures",
     "run",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +16,8 @@ SAVES = {"saveProbMapsForEachClassVal": [False] * CLASSES}
 
 
 @pytest.fixture(scope="session")
-def four_cases(tmp_path_factory, written_once) -> Study:
-    study = Study(tmp_path_factory.mktemp("four") / "study")
-    shutil.copytree(written_once, study.folder)
-    study.write_cases(CASES)
-    study.list_cases("train", range(CASES))
+def four_cases(all_in_training) -> Study:
+    study = all_in_training(CASES)
     study.train(numberOfEpochs=1, numberOfSubepochs=1, **SAVES)
     return study
 
@@ -29,9 +25,9 @@ def four_cases(tmp_path_factory, written_once) -> Study:
 @pytest.fixture
 def study(four_cases, tmp_path, monkeypatch) -> Study:
     """Four cases, all listed for training; the working folder is the study's."""
-    shutil.copytree(four_cases.folder, tmp_path / "study")
-    monkeypatch.chdir(tmp_path / "study")
-    return Study(tmp_path / "study")
+    study = four_cases.copied_to(tmp_path / "study")
+    monkeypatch.chdir(study.folder)
+    return study
 
 
 def table(study: Study) -> dict:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-import shutil
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote
@@ -31,12 +30,9 @@ FEW = {
 
 
 @pytest.fixture(scope="session")
-def listed_once(tmp_path_factory, written_once) -> Study:
+def listed_once(all_in_training) -> Study:
     """Five cases of four subjects."""
-    study = Study(tmp_path_factory.mktemp("folds") / "study")
-    shutil.copytree(written_once, study.folder)
-    study.write_cases(CASES)
-    study.list_cases("train", range(CASES))
+    study = all_in_training(CASES)
     (study.folder / "lists" / "subjects.cfg").write_text("ann\nann\nbob\ncem\ndan\n")
     study.train(**FEW)
     return study
@@ -44,9 +40,9 @@ def listed_once(tmp_path_factory, written_once) -> Study:
 
 @pytest.fixture
 def study(listed_once, tmp_path, monkeypatch) -> Study:
-    shutil.copytree(listed_once.folder, tmp_path / "study")
-    monkeypatch.chdir(tmp_path / "study")
-    return Study(tmp_path / "study")
+    study = listed_once.copied_to(tmp_path / "study")
+    monkeypatch.chdir(study.folder)
+    return study
 
 
 @pytest.fixture(scope="session")
@@ -54,18 +50,16 @@ def finished_once(listed_once, tmp_path_factory) -> Study:
     """The same, cross-validated."""
     from deepmedic.cli import main
 
-    folder = tmp_path_factory.mktemp("finished") / "study"
-    shutil.copytree(listed_once.folder, folder)
+    study = listed_once.copied_to(tmp_path_factory.mktemp("finished") / "study")
     with quick(), pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+        patch.chdir(study.folder)
         assert main([*TWO, "-dev", "cpu"]) == 0
-    return Study(folder)
+    return study
 
 
 @pytest.fixture
 def finished(finished_once, tmp_path) -> Study:
-    shutil.copytree(finished_once.folder, tmp_path / "study")
-    return Study(tmp_path / "study")
+    return finished_once.copied_to(tmp_path / "study")
 
 
 def section(study: Study) -> Findings:

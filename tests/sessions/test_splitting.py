@@ -15,20 +15,15 @@ NEW = ("-newModel", "model.cfg", "-train", "train.cfg")
 
 
 @pytest.fixture(scope="session")
-def six_cases(tmp_path_factory, written_once) -> Study:
-    study = Study(tmp_path_factory.mktemp("six") / "study")
-    shutil.copytree(written_once, study.folder)
-    study.write_cases(CASES)
-    study.list_cases("train", range(CASES))
-    return study
+def six_cases(all_in_training) -> Study:
+    return all_in_training(CASES)
 
 
 @pytest.fixture
 def study(six_cases, tmp_path, monkeypatch) -> Study:
     """Six cases, all of them listed for training; the working folder is the study's."""
-    shutil.copytree(six_cases.folder, tmp_path / "study")
-    monkeypatch.chdir(tmp_path / "study")
-    study = Study(tmp_path / "study")
+    study = six_cases.copied_to(tmp_path / "study")
+    monkeypatch.chdir(study.folder)
     study.train(numberOfEpochs=1, numberOfSubepochs=1, **VALIDATES)
     return study
 

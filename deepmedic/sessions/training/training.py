@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from deepmedic import devices
 from deepmedic.errors import ResourceError
-from deepmedic.inference.execution import is_out_of_memory
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
 from deepmedic.sessions.training.origins import is_inside
@@ -50,7 +49,7 @@ def run(plan: TrainingPlan) -> int:
             log.warning("%s: the state is saved. Repeat the same command to go on where it stopped.", interrupted)
             return interrupted.exit_code
         except (RuntimeError, MemoryError) as problem:
-            if is_out_of_memory(problem):
+            if devices.is_out_of_memory(problem):
                 raise _out_of_memory(plan, problem) from problem
             raise
 
