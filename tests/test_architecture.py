@@ -55,9 +55,10 @@ HEAVY = ("torch", "numpy", "nibabel", "scipy", "matplotlib", "tqdm")
 LATE_IMPORTS = {
     "deepmedic.cli": "torch is imported only by commands that need it",
     "deepmedic.sessions.dispatch": "configs are read and refused before torch is imported",
+    "deepmedic.model.compiled_rows": "loops that numba compiles can be imported only where this extra is installed",
 }
 """Modules that may import this package's modules inside functions."""
-OPTIONAL = {"matplotlib", "scipy", "tensorboard", "torch", "jinja2", "isal"}
+OPTIONAL = {"matplotlib", "scipy", "tensorboard", "torch", "jinja2", "isal", "numba"}
 """Packages whose imports may stand in functions: extras; of torch only `torch.utils.tensorboard`."""
 
 LARGEST_FILE = 400

@@ -37,8 +37,8 @@ from deepmedic.devices import Precision, numerical_precision
 from deepmedic.errors import ModelError
 from deepmedic.inference.execution import default_tile_memory
 from deepmedic.inference.forward_cost import forward_cost
-from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.normalization import RollingBatchNorm
 
 log = logging.getLogger(__name__)
 

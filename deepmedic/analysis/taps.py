@@ -105,7 +105,8 @@ def watched_inputs(network: DeepMedicNet) -> Iterator[dict[str, Tensor]]:
 
     with ExitStack() as stack, _at_full_resolution(network):
         for pathway, layer, block in network.named_blocks():
-            stack.callback(_on_input(block.normalization, f"{pathway.name}/{layer}", keep).remove)
+            # The first layer of a block, which a CPU may compute in one with the next.
+            stack.callback(_on_input(block, f"{pathway.name}/{layer}", keep).remove)
         yield inputs
 
 

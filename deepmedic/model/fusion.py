@@ -25,35 +25,19 @@ from itertools import accumulate
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from deepmedic.config.architecture import Padding
 from deepmedic.config.options import Size3
-from deepmedic.model.layers import (
-    Bias,
-    Convolution,
-    Dropout,
-    LowRankConvolution,
-    PReLU,
-    RollingBatchNorm,
-    constant_as_zero,
-    scaled,
-)
+from deepmedic.model.activation import BlockLayers, activate, normalized_and_activated
+from deepmedic.model.layers import Bias, LowRankConvolution, scaled
+from deepmedic.model.normalization import Statistics, constant_as_zero
 from deepmedic.model.outputs import PathwayOutput, PathwayOutputs
 
 _TAPS_WORTH_A_NUMBER = 3.5
 """Taps at full resolution that take the time of writing one number per voxel and channel, as measured on a CPU."""
-
-
-class BlockLayers(NamedTuple):
-    """The layers of a block, in the order they are applied."""
-
-    normalization: Bias | RollingBatchNorm
-    activation: nn.Module
-    dropout: Dropout
-    convolution: Convolution | LowRankConvolution
 
 
 def pays(layers: BlockLayers, outputs: PathwayOutputs) -> bool:
@@ -81,12 +65,10 @@ def apply_block(layers: BlockLayers, outputs: PathwayOutputs, *, unpadded: bool 
     The kernel has 1 or 3 voxels along each axis, padding is "valid" or "mirror" where it has 3, and as good as "valid"
     if `unpadded`; dropout draws nothing.
     """
-    convolution, activate = layers.convolution, layers.activation
+    convolution = layers.convolution
     if isinstance(convolution, LowRankConvolution):
         raise TypeError("a low-rank convolution takes feature maps of one resolution")
-    parts, terms = list(outputs.parts()), []
-    for images, part in zip(_normalize(layers.normalization, outputs), parts, strict=True):
-        terms.append(activate(images, part.channels) if isinstance(activate, PReLU) else activate(images))
+    parts, terms = list(outputs.parts()), _activated(layers, outputs)
     scale = layers.dropout.scale
     padding = "valid" if unpadded else convolution.padding
     total: Tensor = convolution(terms[0], parts[0].channels, scale, padding).permute(0, 2, 3, 4, 1)
@@ -106,17 +88,14 @@ def apply_block(layers: BlockLayers, outputs: PathwayOutputs, *, unpadded: bool 
 # ---- Normalisation: statistics of repeated voxels are those of cells, each counted as often as it is repeated ----
 
 
-def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) -> list[Tensor]:
+def _activated(layers: BlockLayers, outputs: PathwayOutputs) -> list[Tensor]:
+    normalization, activation = layers.normalization, layers.activation
     parts = list(outputs.parts())
     if isinstance(normalization, Bias):
-        return [normalization(part.images, part.channels) for part in parts]
+        return [activate(activation, normalization(part.images, part.channels), part.channels) for part in parts]
     if normalization.uses_stored_statistics:
-        mean, variance = normalization.bn_mean, normalization.bn_var
-        owns = [part.channels for part in parts]
-        return [
-            normalization.normalize(part.images, mean[own], variance[own], own)
-            for part, own in zip(parts, owns, strict=True)
-        ]
+        stored = normalization.stored_statistics
+        return [normalized_and_activated(layers, part.images, stored(part.channels), part.channels) for part in parts]
     normal, *low_resolution = parts
     statistics_type = normalization.bn_mean_rolling.dtype
     counts = [_counts(part, outputs.size).to(statistics_type) for part in low_resolution]
@@ -124,12 +103,14 @@ def _normalize(normalization: Bias | RollingBatchNorm, outputs: PathwayOutputs) 
     for part, count in zip(low_resolution, counts, strict=True):
         statistics.append(_counted_statistics(part.images.detach().to(statistics_type), count))
     normalization.remember(*(torch.cat(of_parts) for of_parts in zip(*statistics, strict=True)))
-    normalized = [normalization.normalize_by_batch(normal.images, *statistics[0], normal.channels)]
+    own = Statistics(*statistics[0], of_batch=True)
+    values = [normalized_and_activated(layers, normal.images, own, normal.channels)]
     for part, count, own_statistics in zip(low_resolution, counts, statistics[1:], strict=True):
         standardized = _StandardizeByCountedBatch.apply(part.images, *own_statistics, count, normalization.epsilon)
         gamma, beta = (_per_channel(value[part.channels]) for value in (normalization.bn_gamma, normalization.bn_beta))
-        normalized.append(torch.addcmul(beta, standardized, gamma).to(part.images.dtype))
-    return normalized
+        normalized = torch.addcmul(beta, standardized, gamma).to(part.images.dtype)
+        values.append(activate(activation, normalized, part.channels))
+    return values
 
 
 def _counts(part: PathwayOutput, size: Size3) -> Tensor:

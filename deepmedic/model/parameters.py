@@ -20,8 +20,8 @@ from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.config.training import FreezeConfig
 from deepmedic.errors import ConfigError, ModelError
-from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.normalization import RollingBatchNorm
 
 _NOT_SAVED = "next_row"
 """Role of the buffer that `rolling_rows` reports instead."""

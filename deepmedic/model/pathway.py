@@ -15,8 +15,9 @@ from deepmedic import geometry
 from deepmedic.config.architecture import Architecture, Padding, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.model import fusion
-from deepmedic.model.fusion import BlockLayers
-from deepmedic.model.layers import Bias, Convolution, Dropout, LowRankConvolution, RollingBatchNorm, build_activation
+from deepmedic.model.activation import BlockLayers, activated
+from deepmedic.model.layers import Bias, Convolution, Dropout, LowRankConvolution, build_activation
+from deepmedic.model.normalization import RollingBatchNorm
 from deepmedic.model.outputs import PathwayOutputs
 
 Watcher = Callable[[int, Tensor], None]
@@ -56,10 +57,7 @@ class Block(nn.Module):
         first, convolution = self.normalization, self.convolution
         if isinstance(first, Bias) and isinstance(convolution, Convolution) and self._spares_a_gradient(images):
             return convolution.with_bias(images, first.bias, scale=self.dropout.scale, padding=padding)
-        activated = self.activation(self.normalization(images))
-        if self.dropout.draws:
-            return self.convolution(self.dropout(activated), padding=padding)
-        return self.convolution(activated, scale=self.dropout.scale, padding=padding)
+        return self.convolution(activated(self._layers(), images), scale=self.dropout.scale, padding=padding)
 
     def _spares_a_gradient(self, images: Tensor) -> bool:
         """Whether to add the bias after the convolution: the layer is linear up to there, and trained on a CPU."""

@@ -16,8 +16,8 @@ from torch import Tensor
 from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.options import Size3
 from deepmedic.model import fusion
-from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.normalization import RollingBatchNorm
 from deepmedic.model.outputs import PathwayOutputs, repeat
 from deepmedic.model.pathway import Block
 

@@ -19,9 +19,9 @@ from deepmedic.model.layers import (
     Dropout,
     LowRankConvolution,
     PReLU,
-    RollingBatchNorm,
     build_activation,
 )
+from deepmedic.model.normalization import RollingBatchNorm
 
 TINY = 1.1754943508222875e-38
 ALL_BUT_CHANNELS = (0, 2, 3, 4)

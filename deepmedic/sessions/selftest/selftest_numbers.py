@@ -11,8 +11,8 @@ from deepmedic.config.architecture import Architecture, Pathway
 from deepmedic.config.training import FreezeConfig, LossConfig, OptimizerConfig
 from deepmedic.devices import Precision, numerical_precision
 from deepmedic.model import parameters
-from deepmedic.model.layers import RollingBatchNorm
 from deepmedic.model.network import DeepMedicNet
+from deepmedic.model.normalization import RollingBatchNorm
 from deepmedic.sessions.selftest.selftest_reference import (
     PROBABILITY,
     Check,
