@@ -46,8 +46,8 @@ def is_possible() -> bool:
 class Kernel:
     """A function of numpy arrays and numbers that writes to some of the arrays, compiled at its first call.
 
-    It is called with tensors on the CPU, of which those of type bfloat16 become arrays of uint16, and computes with as
-    many threads as torch. What it writes must not depend on what was in there before.
+    It is called with tensors on the CPU or tuples of them, of which those of type bfloat16 become arrays of uint16, and
+    computes with as many threads as torch. What it writes must not depend on what was in there before.
     """
 
     def __init__(self, function: Callable[..., None]) -> None:
@@ -57,9 +57,9 @@ class Kernel:
         except RuntimeError:  # no place to keep it: neither beside its file nor in the user's directory for caches
             self._compiled = _compiled(function, kept=False)
 
-    def __call__(self, *arguments: Tensor | float | None) -> None:
+    def __call__(self, *arguments: Any) -> None:
         _use_threads(torch.get_num_threads())
-        arrays = [_as_array(argument) if isinstance(argument, Tensor) else argument for argument in arguments]
+        arrays = [_as_arrays(argument) for argument in arguments]
         try:
             self._compiled(*arrays)
         except (OSError, EOFError, pickle.UnpicklingError) as problem:
@@ -84,7 +84,11 @@ def _use_threads(count: int) -> None:
     numba.set_num_threads(min(count, settings.NUMBA_NUM_THREADS))
 
 
-def _as_array(tensor: Tensor) -> Any:
-    """The same memory as a numpy array."""
-    tensor = tensor.detach()
+def _as_arrays(argument: Any) -> Any:
+    """A tensor as a numpy array of the same memory, also those in a tuple; anything else as it is."""
+    if isinstance(argument, tuple):
+        return tuple(_as_arrays(one) for one in argument)
+    if not isinstance(argument, Tensor):
+        return argument
+    tensor = argument.detach()
     return (tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy()

@@ -24,8 +24,10 @@ import numpy as np
 import torch
 from numpy.polynomial import polynomial
 from torch import Tensor
+from torch.nn import functional
 
 from deepmedic.config.options import Size3
+from deepmedic.model import compilation
 
 _TAPS = 3
 _POINTS = (0.0, 1.0, -1.0, 0.5, -2.0)
@@ -68,8 +70,7 @@ def convolve(images: Tensor, weight: Tensor) -> Tensor:
             torch.ops.aten.mkldnn_convolution(combination, kernel, None, (0, 0), (1, 1), (1, 1), 1)
             for combination, kernel in zip(layer.combined(planes, part), kernels[part.tile], strict=True)
         ]
-        for image, stack in zip(result[layer.of_results(part)], _by_image(convolved), strict=True):
-            torch.mm(part.transform.results, stack, out=image)
+        _multiply(part.transform.results, _flat(convolved), result[layer.of_results(part)])
     return result.view(layer.batch, width, height, depth, layer.out_channels).permute(0, 4, 1, 2, 3)
 
 
@@ -101,8 +102,7 @@ def gradients(
                 kernels_gradients[part.tile][number] += of_kernel
         if planes_gradient is not None:
             of_part = planes_gradient[layer.of_planes(part)]
-            for image, stack in zip(of_part, _by_image(combined_gradients), strict=True):
-                image.addmm_(part.transform.planes.t(), stack)
+            _multiply(part.transform.planes.t(), _flat(combined_gradients), of_part, added=True)
     images_gradient, weight_gradient = None, None
     if planes_gradient is not None:
         images_gradient = planes_gradient.view(layer.batch, *layer.size, layer.channels).permute(0, 4, 1, 2, 3)
@@ -220,15 +220,55 @@ def _planes(images: Tensor) -> Tensor:
 def _products(matrix: Tensor, planes: Tensor, depth: int, channels: int) -> Tensor:
     """Return the combinations of [image, plane, number] in the rows of a matrix, [row, image, channel, y, z]."""
     products = planes.new_empty(len(matrix), len(planes), planes.shape[2])
-    for number, image in enumerate(planes):
-        torch.mm(matrix, image, out=products[:, number])
+    _multiply(matrix, planes, products.transpose(0, 1))
     return products.view(*products.shape[:2], -1, depth, channels).permute(0, 1, 4, 2, 3)
 
 
-def _by_image(images: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Yield, image by image, [point, number] of as many [image, channel, y, z] as there are points."""
-    stacked = torch.stack([points.permute(0, 2, 3, 1) for points in images])
-    yield from stacked.flatten(2).unbind(dim=1)
+def _flat(images: Sequence[Tensor]) -> list[Tensor]:
+    """Return [image, channel, y, z], each stored channels-last, as [image, number]."""
+    return [image.permute(0, 2, 3, 1).flatten(1) for image in images]
+
+
+def _multiply(matrix: Tensor, sources: Tensor | list[Tensor], target: Tensor, *, added: bool = False) -> None:
+    """Write sums of sources, weighted by the rows of [row, source].
+
+    Args:
+        matrix: with at most as many columns as there are points.
+        sources: [image, source, number], or one [image, number] for each source; numbers lie side by side in memory.
+        target: [image, row, number], written, or added to if `added`; in memory as the sources.
+    """
+    if compilation.is_possible():
+        _multiply_compiled(matrix, list(sources.unbind(1) if isinstance(sources, Tensor) else sources), target, added)
+        return
+    for image, products in enumerate(target):
+        planes = sources[image] if isinstance(sources, Tensor) else torch.stack([source[image] for source in sources])
+        if added:
+            products.addmm_(matrix, planes)
+        else:
+            torch.mm(matrix, planes, out=products)
+
+
+def _multiply_compiled(matrix: Tensor, sources: list[Tensor], target: Tensor, added: bool) -> None:
+    from deepmedic.model import winograd_kernels
+
+    missing = len(_POINTS) + 1 - len(sources)
+    sources = sources + sources[:1] * missing  # for smaller tiles, times 0
+    images = torch.arange(len(target))[:, None]
+    winograd_kernels.multiply(
+        functional.pad(matrix, (0, missing)),
+        tuple(_numbers(source) for source in sources),
+        images * torch.tensor([source.stride(0) for source in sources]),
+        _numbers(target),
+        images * target.stride(0) + torch.arange(len(matrix)) * target.stride(1),
+        target.shape[2],
+        added,
+    )
+
+
+def _numbers(planes: Tensor) -> Tensor:
+    """Return all memory from the first number of some planes to the last, [number]."""
+    last = sum((size - 1) * stride for size, stride in zip(planes.shape, planes.stride(), strict=True))
+    return planes.as_strided((last + 1,), (1,))
 
 
 def _combined_kernels(weight: Tensor, layer: _Layer) -> dict[int, Tensor]:

@@ -9,7 +9,7 @@ from cpu_marks import needs_own_convolutions
 from torch import Tensor
 from torch.nn import functional
 
-from deepmedic.model import cpu_convolution, winograd
+from deepmedic.model import compilation, cpu_convolution, winograd
 
 pytestmark = needs_own_convolutions
 
@@ -41,6 +41,14 @@ def plain_gradients(upstream: Tensor, images: Tensor, weight: Tensor) -> tuple[T
     return torch.autograd.grad(functional.conv3d(*tensors), tensors, upstream.double())
 
 
+@pytest.fixture(params=[True, False], ids=["numba", "torch"], autouse=True)
+def compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Combine planes in both ways."""
+    assert compilation.is_possible(), "the environment of the tests has numba"
+    monkeypatch.setattr(compilation, "is_possible", lambda: request.param)
+    return request.param
+
+
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let layers of any size take this way."""
@@ -62,6 +70,27 @@ def test_output_and_gradients_are_those_of_torch(batch, channels, maps, kernel, 
     for gradient, reference in zip(gradients, plain_gradients(upstream, images, weight), strict=True):
         assert_agree(gradient, reference)
     assert gradients[0].is_contiguous(memory_format=torch.channels_last_3d)
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("columns", [5, 6])
+def test_planes_times_a_matrix(columns, threads, added):
+    """Of planes apart from each other in memory, longer than what is computed at once, to planes apart from others."""
+    matrix, planes, target = noise(4, columns), noise(3, 8, 5000, seed=1)[:, 1 : columns + 1, 7:], noise(3, 6, 4995)
+    before = target.clone()
+    expected = torch.einsum("rc,icn->irn", matrix.double(), planes.double()) + added * before[:, 1:5, 2:].double()
+    before_test = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for sources in (planes, list(planes.unbind(1))):
+            target.copy_(before)
+            winograd._multiply(matrix, sources, target[:, 1:5, 2:], added=added)
+            torch.testing.assert_close(target[:, 1:5, 2:].double(), expected, rtol=1e-5, atol=1e-5)
+            target[:, 1:5, 2:] = before[:, 1:5, 2:]
+            assert torch.equal(target, before), "written beside the target"
+    finally:
+        torch.set_num_threads(before_test)
 
 
 def test_only_wanted_gradients_are_computed():
