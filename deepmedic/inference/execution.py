@@ -101,7 +101,8 @@ def batch_limit(architecture: Architecture, segment: Size3, settings: InferenceS
     """Most tiles of one size in a batch: as many as asked for; with `tiling = "auto"` as the memory for tiles holds."""
     if settings.tiling == "segments":
         return settings.batch_size
-    return max(1, min(settings.batch_size, tile_memory(settings) // int(forward_cost(architecture, segment).memory)))
+    fitting = forward_cost(architecture, segment).segments_within(tile_memory(settings))
+    return max(1, min(settings.batch_size, fitting))
 
 
 def tile_memory(settings: InferenceSettings) -> int:
@@ -135,11 +136,12 @@ def _on_device(
         except ResourceError as error:
             log.debug("%s", error)
             return
-        per_tile = max(int(forward_cost(architecture, tiling.segment).memory) for tiling in tilings)
+        costs = [forward_cost(architecture, tiling.segment) for tiling in tilings]
+        per_tile = max(int(cost.memory) for cost in costs)
         # On a CPU batches of large tiles gain nothing. On a GPU each new size of boxes costs a search for kernels.
         in_boxes = device.type == "cpu" and settings.blending is None
-        most = 1 if in_boxes else min(settings.batch_size, memory // per_tile, max(map(len, tilings)))
-        batch_size = max(1, most)
+        fitting = 1 if in_boxes else min(cost.segments_within(memory) for cost in costs)
+        batch_size = max(1, min(settings.batch_size, fitting, max(map(len, tilings))))
         yield Attempt(tilings, batch_size, device, device, in_boxes)
         memory = min(memory, per_tile * batch_size) // 2
 

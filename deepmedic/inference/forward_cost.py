@@ -14,7 +14,9 @@ Sizes = Sequence[np.ndarray | int]
 """Lengths along x, y, z: integers, or integer arrays that broadcast against each other."""
 
 _FLOAT_BYTES = 4
-_MOST_ELEMENTS = 2**31 - 1  # of one tensor: cuDNN counts with 32 bits, torch falls back to slow kernels above
+_MOST_ELEMENTS = 2**30 - 1
+"""Of one tensor: above 2 GiB in bf16, convolutions of cuDNN 9.8 to 9.14 are wrong (pytorch issue 163539). Twice as many
+are more than cuDNN can count, so that torch falls back to slow kernels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +30,12 @@ class ForwardCost:
     """Elements of the largest tensor."""
 
     def fits(self, memory: int) -> np.ndarray:
-        """bool: which sizes need no more than `memory` bytes and are countable with 32 bits."""
+        """bool: which sizes need no more than `memory` bytes, and no tensor that is too large for cuDNN."""
         return (self.memory <= memory) & (self.largest <= _MOST_ELEMENTS)
+
+    def segments_within(self, memory: int) -> int:
+        """Return how many segments fit so in one batch; of the largest size."""
+        return min(memory // int(self.memory.max()), _MOST_ELEMENTS // int(self.largest.max()))
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,8 +47,18 @@ def test_many_sizes_at_once() -> None:
     assert grid.memory[0, 0, 1] == forward_cost(net, (7, 8, 10)).memory
 
 
-def test_tensors_beyond_32_bit_counts_never_fit() -> None:
-    assert not forward_cost(Architecture(1, 2, NORMAL, (), FC), (1000, 1000, 1000)).fits(2**60)
+def test_tensors_too_large_for_cudnn_never_fit() -> None:
+    """Alone or in a batch: 5 maps of the second layer are the largest tensor, and 2^30 numbers take 2 GiB in bf16."""
+    net, memory = Architecture(1, 2, NORMAL, (), FC), 2**60
+    assert not forward_cost(net, (1000, 1000, 1000)).fits(memory)
+    assert not forward_cost(net, (601, 601, 601)).fits(memory)
+    one = forward_cost(net, (501, 501, 501))
+    assert one.fits(memory)
+    assert one.largest == 499**3 * 5
+    assert one.segments_within(memory) == 1
+    half = forward_cost(net, (201, 201, 201))
+    assert half.segments_within(memory) == 2**30 // (199**3 * 5) == 27
+    assert half.segments_within(3 * int(half.memory)) == 3
 
 
 def test_the_first_fc_layer_is_counted_at_the_resolution_of_its_inputs() -> None:
