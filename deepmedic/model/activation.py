@@ -67,7 +67,7 @@ def _slope(activation: nn.Module, count: int, channels: slice) -> Tensor | None:
         case PReLU():
             return values_of(activation.prelu_alpha, channels)
         case nn.ReLU():
-            return torch.zeros(count)
+            return torch.zeros(count, dtype=torch.float32)
         case nn.Identity():
-            return torch.ones(count)
+            return torch.ones(count, dtype=torch.float32)
     return None

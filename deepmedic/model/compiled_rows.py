@@ -37,8 +37,7 @@ class Normalization(NamedTuple):
 
 def takes(images: Tensor) -> bool:
     """Whether the functions of this module take images like these, here and now."""
-    possible = images.device.type == "cpu" and images.dtype in _TYPES and images.numel() > 0
-    return possible and not torch.compiler.is_compiling() and compilation.is_possible()
+    return images.dtype in _TYPES and images.numel() > 0 and compilation.is_possible_for(images)
 
 
 def mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +47,7 @@ def mean_and_variance(images: Tensor) -> tuple[Tensor, Tensor]:
     reference = images[0, :, 0, 0, 0].float()
     references = _along_a_row(reference)
     counts = _counts_of_blocks(len(numbers), len(references))
-    means, squares = torch.empty(2, *counts.shape).unbind()
+    means, squares = numbers.new_empty(2, *counts.shape, dtype=torch.float32).unbind()
     _kernels().statistics(numbers, references, means, squares)
     voxels = len(numbers) // channels
     mean = (means * counts).sum(dim=0).view(-1, channels).sum(dim=0) / voxels
@@ -119,14 +118,14 @@ def _sums(
 ) -> tuple[Tensor, ...]:
     """Return the three sums over all voxels that gradients for parameters are made of, [C] each."""
     length = parameters.shape[1]
-    sums = torch.empty(_kernels().blocks(len(numbers), length), 3, length)
+    sums = parameters.new_empty(_kernels().blocks(len(numbers), length), 3, length)
     _kernels().sums(numbers, upstream, parameters, mask, sums)
     return sums.sum(dim=0).view(3, -1, channels).sum(dim=1).unbind()
 
 
 def _in_memory(images: Tensor) -> Tensor:
     """Return the numbers of images in the order of channels-last storage, [number]; a view of images stored so."""
-    return images.detach().permute(0, 2, 3, 4, 1).reshape(-1)
+    return images.detach().permute(0, 2, 3, 4, 1).reshape(-1).contiguous()  # of one number repeated that is a view too
 
 
 def _as_images(numbers: Tensor, like: Tensor) -> Tensor:

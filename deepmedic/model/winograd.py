@@ -237,7 +237,7 @@ def _multiply(matrix: Tensor, sources: Tensor | list[Tensor], target: Tensor, *,
         sources: [image, source, number], or one [image, number] for each source; numbers lie side by side in memory.
         target: [image, row, number], written, or added to if `added`; in memory as the sources.
     """
-    if compilation.is_possible():
+    if compilation.is_possible_for(target):
         _multiply_compiled(matrix, list(sources.unbind(1) if isinstance(sources, Tensor) else sources), target, added)
         return
     for image, products in enumerate(target):
