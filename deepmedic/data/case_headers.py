@@ -37,6 +37,11 @@ class CaseHeaders:
     """Of the first channel that is present, in the axes that arrays have in memory; results inherit its geometry."""
 
     @property
+    def images(self) -> tuple[VolumeHeader | None, ...]:
+        """Of all images, in the order of `images_of`."""
+        return (*self.channels, self.labels, self.roi, *self.weight_maps)
+
+    @property
     def shape(self) -> Size3:
         """Voxels along x, y, z in memory."""
         return self.header.shape
@@ -55,8 +60,14 @@ class CaseHeaders:
     @property
     def reading_bytes(self) -> int:
         """Further bytes needed while one image is read: as stored, and in float64 where it has a scaling."""
-        images = [image for image in (*self.channels, self.labels, self.roi, *self.weight_maps) if image]
-        return max(image.voxel_bytes + 8 * image.n_voxels for image in images)
+        return max(image.voxel_bytes + 8 * image.n_voxels for image in self.images if image)
+
+
+def images_of(case: Case) -> list[tuple[str, ImageRef | None]]:
+    """Return all images of a case, each with what it is to it: "channel 1", "labels"."""
+    channels = [(f"channel {number}", ref) for number, ref in enumerate(case.channels, 1)]
+    weights = [(f"weight map {number}", ref) for number, ref in enumerate(case.weight_maps, 1)]
+    return [*channels, ("labels", case.labels), ("ROI mask", case.roi), *weights]
 
 
 def check_case(
@@ -144,7 +155,7 @@ def _check(
 ) -> tuple[CaseHeaders | None, list[tuple[str, str]]]:
     """Return the headers of a case, and pairs of place and text of what is unusual about them."""
     before = len(problems.problems)
-    images = [(title, _header(case, title, ref, problems)) for title, ref in _images(case)]
+    images = [(title, _header(case, title, ref, problems)) for title, ref in images_of(case)]
     present = [(title, header) for title, header in images if header]
     if len(problems.problems) == before:
         with problems.gather():
@@ -188,12 +199,6 @@ def _check_resampled_size(case: Case, headers: CaseHeaders) -> None:
         headers.loaded_bytes,
         "Correct the voxel sizes and their unit in the headers, choose larger voxels, or use a larger machine.",
     )
-
-
-def _images(case: Case) -> list[tuple[str, ImageRef | None]]:
-    channels = [(f"channel {number}", ref) for number, ref in enumerate(case.channels, 1)]
-    weights = [(f"weight map {number}", ref) for number, ref in enumerate(case.weight_maps, 1)]
-    return [*channels, ("labels", case.labels), ("ROI mask", case.roi), *weights]
 
 
 def _header(case: Case, title: str, ref: ImageRef | None, problems: ProblemList) -> VolumeHeader | None:

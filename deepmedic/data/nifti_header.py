@@ -70,6 +70,9 @@ class VolumeHeader:
     total_bytes: int = 0
     """Uncompressed bytes that the whole file must hold."""
     compressed: bool = False
+    mark: str = ""
+    """By what a file that was changed in place is noticed without reading it: of a compressed one the checksum and
+    length at its end, of others size and time of modification. Empty for arrays."""
     n_volumes: int = 1
     """Volumes in the file, of which this is one."""
     orientation: Orientation | None = None
@@ -135,6 +138,7 @@ def judge(path: Path, start: FileStart, volume: int | None) -> VolumeHeader:
         data_offset=offset + bytes_per_volume * (volume or 0),
         total_bytes=total,
         compressed=start.compressed,
+        mark=_mark(start, total),
         n_volumes=n_volumes,
         notes=tuple(notes),
     )
@@ -263,6 +267,15 @@ def _voxel_offset(path: Path, record: Any) -> int:
             f"{path}: the header is damaged: vox_offset is {offset:g}, a whole number of {smallest} or more is due."
         )
     return int(record["vox_offset"])
+
+
+def _mark(start: FileStart, total: int) -> str:
+    """What `VolumeHeader.mark` says; `total` is the uncompressed bytes of the whole file."""
+    checksum, length = start.trailer[:4], int.from_bytes(start.trailer[4:], "little")
+    if start.trailer and length == total % 2**32:
+        return f"crc32 {checksum.hex()} {total}"
+    # The last of several gzip members, such as the empty one of BGZF, tells nothing of those before.
+    return f"stat {start.file_size} {start.modified}"
 
 
 def _check_file_size(path: Path, start: FileStart, total: int, declared: str) -> None:

@@ -31,6 +31,7 @@ LARGEST_GZIP_RATIO = 1032
 """Deflate cannot compress better: its longest match gives 258 bytes for 2 bits."""
 
 _CHUNK = 1 << 18
+_TRAILER = 8
 _LARGEST_OUTPUT = 1 << 19  # small enough that it is still in the processor's cache when it is copied
 
 _SIGNATURES = (
@@ -59,6 +60,10 @@ class FileStart:
     compressed: bool
     file_size: int
     """Bytes on disk."""
+    modified: int
+    """Time of modification, nanoseconds."""
+    trailer: bytes
+    """The last bytes of a gzip file: CRC-32 and length of what was compressed (RFC 1952). Empty for other files."""
 
 
 def read_start(path: Path, size: int) -> FileStart:
@@ -69,11 +74,12 @@ def read_start(path: Path, size: int) -> FileStart:
     """
     named_gz = _is_named_gz(path)
     with open_image(path) as file:
-        file_size = os.fstat(file.fileno()).st_size
+        status = os.fstat(file.fileno())
         raw = file.read(max(size, 1 << 16))
+        compressed = raw.startswith(GZIP_MAGIC)
+        trailer = _trailer(file, status.st_size) if compressed else b""
     if not raw:
         raise DataError(f"{path}: the file is empty (0 bytes). Copy or create it again.")
-    compressed = raw.startswith(GZIP_MAGIC)
     if compressed and not named_gz:
         raise DataError(f"{path}: this is a gzip file, but it is not named so. Rename it to {path.name}.gz.")
     if named_gz and not compressed:
@@ -81,7 +87,8 @@ def read_start(path: Path, size: int) -> FileStart:
             f"{path}: named as a gzip file, but it is {describe(raw)}. Give a gzip-compressed NIfTI file"
             + (f", or rename it to {path.name[:-3]}." if _begins_like_nifti(raw) else ".")
         )
-    return FileStart(_inflate_start(path, raw, size) if compressed else raw[:size], compressed, file_size)
+    content = _inflate_start(path, raw, size) if compressed else raw[:size]
+    return FileStart(content, compressed, status.st_size, status.st_mtime_ns, trailer)
 
 
 def read_range(
@@ -230,6 +237,11 @@ def _read_once(
     if position < total:
         raise DataError(_wrong_length(path, str(position), total))
     return notes[0] if notes else None
+
+
+def _trailer(file: BinaryIO, file_size: int) -> bytes:
+    file.seek(max(file_size - _TRAILER, 0))
+    return file.read(_TRAILER)
 
 
 def _inflate_start(path: Path, raw: bytes, size: int) -> bytes:

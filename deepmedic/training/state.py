@@ -90,6 +90,8 @@ class TrainingState:
     """Path and SHA-256 of the session's own checkpoint that a command named to go on from, if one did."""
     skipped: dict[str, str] = field(default_factory=dict)
     """Cases left out so far, each with the reason; they decide the exit code of the session."""
+    files: dict[str, dict[str, dict[str, str]]] = field(default_factory=dict)
+    """By role, case and what a file is to it: its mark, to say which files changed when the session goes on."""
 
     def to_plain(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,6 +5,7 @@ import os
 import re
 import time
 import tracemalloc
+import zlib
 from pathlib import Path
 
 import nibabel as nib
@@ -255,6 +256,26 @@ def test_a_file_that_changes_between_header_and_voxels_is_refused(tmp_path: Path
     save(path, counting(), np.eye(4))
     with pytest.raises(DataError, match="has changed since its header was read"):
         read_voxels(ImageRef(path), header)
+
+
+def test_a_mark_knows_the_contents_of_a_compressed_file_and_the_age_of_others(tmp_path: Path) -> None:
+    content = save(tmp_path / "a.nii", counting()).read_bytes()
+    other = content[:-1] + b"\x07"
+
+    def mark(name: str, stored: bytes, modified: int = 0) -> str:
+        (tmp_path / name).write_bytes(stored)
+        os.utime(tmp_path / name, (modified, modified))
+        return read_header(ImageRef(tmp_path / name)).mark
+
+    whole = mark("whole.nii.gz", gzip.compress(content, 9))
+    assert whole == f"crc32 {zlib.crc32(content).to_bytes(4, 'little').hex()} {len(content)}"
+    assert mark("quick.nii.gz", gzip.compress(content, 1), modified=5) == whole
+    assert mark("other.nii.gz", gzip.compress(other)) != whole
+    # Where the last member of several is not the whole, its checksum says nothing of the others.
+    halves = [gzip.compress(part) for part in (content[:400], content[400:])]
+    for end in (halves[1], halves[1] + gzip.compress(b""), halves[1] + bytes(16)):
+        assert mark("members.nii.gz", halves[0] + end, 3) == f"stat {len(halves[0] + end)} 3000000000"
+    assert mark("plain.nii", content, 3) == f"stat {len(content)} 3000000000" != mark("plain.nii", content, 4)
 
 
 def test_bytes_after_the_gzip_stream_are_noted_and_zeros_or_further_members_are_not(

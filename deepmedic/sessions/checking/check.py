@@ -22,6 +22,7 @@ from deepmedic.sessions.checking.data_check import DataFindings, read_all
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.inference.testing import TestPlan, find_existing
 from deepmedic.sessions.models.new_model import NewModelPlan
+from deepmedic.sessions.training.changed_files import in_short
 from deepmedic.sessions.training.training_plan import TrainingPlan
 from deepmedic.sessions.training.training_session import exit_code_of
 from deepmedic.training import phases
@@ -134,10 +135,11 @@ def new_model(plan: NewModelPlan, arguments: Arguments) -> int:
 def beginning_of(plan: TrainingPlan) -> str:
     """Whether the session starts, goes on or is finished, in words."""
     beginning, position = plan.beginning, plan.beginning.state.position
+    changed = [*beginning.changes, *in_short(beginning.changed_files)]
+    changes = f"; changed: {', '.join(changed)}" if changed else ""
     if beginning.kind == "finished":
-        return f"finished: {position.epoch} epochs are trained; nothing would be done"
+        return f"finished: {position.epoch} epochs are trained; nothing would be done{changes}"
     if beginning.kind == "resumed":
-        changes = f"; changed: {', '.join(beginning.changes)}" if beginning.changes else ""
         return f"goes on from {beginning.path}, epoch {position.epoch}, subepoch {position.subepoch}{changes}"
     return f"starts from {beginning.path}" if beginning.path else "starts with a new model"
 

@@ -29,6 +29,6 @@ def refuse_other_results(folder: Path, results: Path, request: str, *, overwrite
     if known == request:
         return True
     raise OutputHeldError(
-        f"{folder}: holds the results of another request (other models, cases, settings or seed). Choose another "
-        "sessionName or folderForOutput, or add -overwrite to replace them."
+        f"{folder}: holds the results of another request (other models, cases or contents of their files, settings or "
+        "seed). Choose another sessionName or folderForOutput, or add -overwrite to replace them."
     )

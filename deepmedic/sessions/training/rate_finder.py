@@ -62,8 +62,9 @@ class RateFinderPlan:
     def request(self) -> str:
         """What was asked for, in short."""
         beginning = self.training.beginning
-        settings = self.training.request.settings(beginning.model)
-        return digest_of_plain({"settings": settings, "origin": beginning.state.origin, "program": versions.VERSION})
+        settings, state = self.training.request.settings(beginning.model), beginning.state
+        asked = {"settings": settings, "origin": state.origin, "files": state.files, "program": versions.VERSION}
+        return digest_of_plain(asked)
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,8 @@ class Beginning:
     """The optimiser state of a trained model was dropped on request."""
     changes: list[str] = field(default_factory=list)
     """Settings that differ from those of the checkpoint."""
+    changed_files: list[str] = field(default_factory=list)
+    """Files of cases that were changed in place since the checkpoint."""
     report: TransferReport | None = None
     """What a pretrained new model received."""
     notes: list[str] = field(default_factory=list)
@@ -244,7 +246,7 @@ def _resume(request: Request, checkpoint: _Checkpoint) -> Beginning:
     extra = _extra_of(model.training)
     if state.position.batch and any(_decides_batches(change) for change in changes):
         # The batches of the interrupted subepoch are others now: it is repeated from its first one.
-        _repeat_subepoch(state, extra)
+        repeat_subepoch(state, extra)
     _watch_anew(state, settings)
     state.settings = settings
     state.finished = phases.is_finished(request.config_for(model), state)
@@ -288,7 +290,8 @@ def _decides_batches(change: str) -> bool:
     return change.partition(":")[0].partition(".")[0] in _DECIDE_BATCHES
 
 
-def _repeat_subepoch(state: TrainingState, extra: dict[str, Any]) -> None:
+def repeat_subepoch(state: TrainingState, extra: dict[str, Any]) -> None:
+    """Go back to the first batch of an interrupted subepoch, and forget what was counted in it."""
     state.position.step -= state.position.batch
     state.position.batch, extra["tally"] = 0, None
 
@@ -323,7 +326,7 @@ def _start(request: Request, start: Start, after: int) -> Beginning:
     config, extra = request.config_for(model), _extra_of(model.training)
     state.position, state.schedule = earlier.position, earlier.schedule
     _take_phase(state, extra, earlier, config)
-    _repeat_subepoch(state, extra)
+    repeat_subepoch(state, extra)
     state.finished = phases.is_finished(config, state)
     notes = _initial_rates_replaced(start, earlier, state.settings)
     return Beginning("finished" if state.finished else "started", model, state, extra, start.path, notes=notes)

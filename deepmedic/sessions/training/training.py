@@ -10,6 +10,7 @@ from deepmedic import devices
 from deepmedic.errors import ResourceError
 from deepmedic.locks import session_lock
 from deepmedic.logs import session_log
+from deepmedic.sessions.training.changed_files import log_changed_files, note_files
 from deepmedic.sessions.training.origins import is_inside
 from deepmedic.sessions.training.resume import begin, files_in
 from deepmedic.sessions.training.training_plan import TrainingPlan
@@ -34,6 +35,7 @@ def run(plan: TrainingPlan) -> int:
         stack.enter_context(session_log(paths.log))
         if files_in(paths.models) != plan.beginning.files:  # another session wrote between the checks and the lock
             plan.beginning = begin(plan.request)
+            note_files(plan.beginning, plan.data)
         if plan.beginning.kind == "finished":  # and killed before its last checkpoint had all its names
             assert plan.beginning.path is not None
             folder = checkpoint_folder(plan)
@@ -64,6 +66,7 @@ def _finished_before(plan: TrainingPlan) -> int:
     state = plan.beginning.state
     for change in plan.beginning.changes:
         log.warning("Changed since the last checkpoint, and not used, because nothing is trained: %s", change)
+    log_changed_files(plan.beginning)
     early = state.stopping["stopped"]
     ended = ", but early stopping ended it" if early else ""
     key = "earlyStoppingPatience" if early else "numberOfEpochs"

@@ -30,6 +30,7 @@ from deepmedic.sessions.common.estimates import Budgets
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.inference.model_use import compare_with_training, resolved_spacing
 from deepmedic.sessions.models.start import StartPoint, find_start_point
+from deepmedic.sessions.training.changed_files import note_files
 from deepmedic.sessions.training.resume import Beginning, Request, begin, with_changes
 from deepmedic.sessions.training.source_task import SourceTask, prepare_source_task
 from deepmedic.sessions.training.splitting import SessionSplit, split_of_command
@@ -62,6 +63,12 @@ class TrainingPlan:
     """Which of the listed cases are for training and for validation, where the command line asks for a split."""
     held_out: DataSet | None = None
     """Of a fold: the cases that it is scored on, prepared for segmenting whole volumes."""
+
+    @property
+    def data(self) -> list[DataSet]:
+        """The cases that the session learns from or is judged on, one data set per role."""
+        source = self.source_task.data if self.source_task is not None else None
+        return [one for one in (self.training, self.validation or self.validation_volumes, source) if one is not None]
 
 
 def prepare(
@@ -114,6 +121,7 @@ def prepare(
     plan.source_task = prepare_source_task(config, beginning.model, data_problems)
     if fold is not None:
         plan.held_out = _held_out(config, beginning, data_problems, fold)
+    note_files(beginning, plan.data)
     _finish(plan, data_problems)
     problems.raise_if_any()
     return plan

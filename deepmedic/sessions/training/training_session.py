@@ -23,6 +23,7 @@ from deepmedic.sessions.models import new_model
 from deepmedic.sessions.models.data_description import describe_data
 from deepmedic.sessions.reports.reporting import after_session
 from deepmedic.sessions.reports.session_record import EVENT, case_facts, common_facts, model_facts
+from deepmedic.sessions.training.changed_files import log_changed_files
 from deepmedic.sessions.training.checkpointing import CheckpointFolder, CheckpointWriter
 from deepmedic.sessions.training.segment_sources import segment_source
 from deepmedic.sessions.training.source_task import SourceTaskScorer
@@ -149,6 +150,7 @@ class TrainingSession:
             log.warning("Changed since the checkpoint: %s", change)
         if any(change.startswith("computedWith") for change in beginning.changes):
             log.warning("A session goes on to the very same numbers only with the same device, torch and threads.")
+        log_changed_files(beginning)
 
     def _source(self, data: DataSet, role: str, budget: int) -> SegmentSource:
         return segment_source(self.plan, data, role, budget, self.interruption)
@@ -168,7 +170,7 @@ class TrainingSession:
         cases = ResidentCases(plan.training, self.training.data, self.training.resident)
         if self.beginning.kind == "resumed":
             # What changed may be the data, or how they are prepared.
-            described = self.beginning.changes
+            described = self.beginning.changes or self.beginning.changed_files
             return replace(model, data=describe_data(plan.training, cases.load_if_usable)) if described else model
         if self.beginning.path is None:
             new_model.save(model, plan.paths.new_models, self.beginning.report)
