@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,16 +20,14 @@ settings.register_profile("search", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same every time"))
 
 
-@pytest.fixture(scope="module", params=["numba", "torch alone"])
-def with_and_without_numba(request: pytest.FixtureRequest) -> Iterator[None]:
+@pytest.fixture(params=["numba", "torch alone"])
+def with_and_without_numba(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks on a CPU compute with what numba compiles, and once more without."""
     from deepmedic.model import compilation
 
     assert compilation.is_possible(), "the environment of the tests has numba"
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "torch alone":
-            patch.setattr(compilation, "is_possible", lambda: False)
-        yield
+    if request.param == "torch alone":
+        monkeypatch.setattr(compilation, "is_possible", lambda: False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -105,6 +105,7 @@ class TestAgainstFullResolution:
             assert DeepMedicNet(architecture).fc.blocks[0].prefers(outputs)
             assert_equal_steps(architecture, segment, torch.float64, forward=1e-9, backward=1e-8)
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     @pytest.mark.parametrize("padding", ["valid", "mirror"])
     @pytest.mark.parametrize("window", [0, 3])
     def test_float32(self, padding: str, window: int) -> None:
@@ -114,6 +115,7 @@ class TestAgainstFullResolution:
         architecture = replace(architecture, normal=parallel[0], subsampled=tuple(parallel[1:]))
         assert_equal_steps(architecture, SEGMENT, torch.float32, forward=1e-5, backward=1e-4)
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_bfloat16(self) -> None:
         architecture = small_architecture()
         inputs = random_inputs(architecture, SEGMENT)
@@ -126,6 +128,7 @@ class TestAgainstFullResolution:
         assert errors[1] < 2 * errors[0]
         assert errors[1] < 0.02 * expected.abs().mean().item()
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_frozen_statistics(self) -> None:
         architecture = small_architecture(fc=replace(small_architecture().fc, dropout_rates=(0.0, 0.0)))
         inputs = random_inputs(architecture, SEGMENT)

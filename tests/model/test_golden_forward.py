@@ -50,7 +50,7 @@ def training_cost(net: DeepMedicNet, logits: Tensor, labels: Tensor, settings: d
     return cross_entropy + l1 + l2
 
 
-@pytest.mark.usefixtures("_both_fusions")
+@pytest.mark.usefixtures("_both_fusions", "with_and_without_numba")
 @pytest.mark.parametrize(("dropout", "key"), [(True, "infer.probs"), (False, "infer.probs_dropout_rates_zero")])
 def test_inference_gives_the_probabilities_of_the_original(name: str, dropout: bool, key: str) -> None:
     net = golden_net(name, dropout=dropout).eval()
@@ -60,7 +60,7 @@ def test_inference_gives_the_probabilities_of_the_original(name: str, dropout: b
     torch.testing.assert_close(probabilities, arrays[key], rtol=0, atol=PROBABILITY)
 
 
-@pytest.mark.usefixtures("_both_fusions")
+@pytest.mark.usefixtures("_both_fusions", "with_and_without_numba")
 def test_inference_gives_pathway_outputs_and_logits_of_the_original(name: str) -> None:
     net = golden_net(name, dropout=True).eval()
     arrays = read_arrays(name, "io")
@@ -78,7 +78,7 @@ def test_inference_gives_pathway_outputs_and_logits_of_the_original(name: str) -
             torch.testing.assert_close(upsampled, arrays[f"infer.path{index}_out_upsampled_cropped"], **close)
 
 
-@pytest.mark.usefixtures("_both_fusions")
+@pytest.mark.usefixtures("_both_fusions", "with_and_without_numba")
 def test_training_gives_probabilities_statistics_cost_and_gradients_of_the_original(name: str) -> None:
     meta, arrays, gradients = read_meta(name), read_arrays(name, "io"), read_arrays(name, "train_grads")
     net = golden_net(name, dropout=False).train()

@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 from golden_architectures import without_dropout
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from random_architectures import architectures, random_inputs, small_architecture, with_random_statistics
 
-from deepmedic.config.architecture import Architecture
+from deepmedic.config.architecture import ActivationName, Architecture, Pathway
 from deepmedic.errors import ConfigError, ModelError
+from deepmedic.model import compilation
 from deepmedic.model.network import DeepMedicNet, repeat
 
 SEGMENT = (13, 14, 12)
@@ -112,6 +113,7 @@ class TestInitialization:
 
 
 class TestForward:
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_dropout_follows_the_global_seed(self) -> None:
         architecture = small_architecture()
         net, inputs = DeepMedicNet(architecture), random_inputs(architecture, SEGMENT)
@@ -122,6 +124,7 @@ class TestForward:
         assert torch.equal(outputs[0], outputs[1])
         assert not torch.equal(outputs[0], outputs[2])
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_inference_changes_nothing(self) -> None:
         architecture = small_architecture()
         net, inputs = DeepMedicNet(architecture).eval(), random_inputs(architecture, SEGMENT)
@@ -129,6 +132,7 @@ class TestForward:
         assert torch.equal(net(*inputs), net(*inputs))
         assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_segments_of_a_batch_do_not_mix_at_inference(self) -> None:
         architecture = small_architecture()
         net = with_random_statistics(DeepMedicNet(architecture)).eval()
@@ -136,7 +140,8 @@ class TestForward:
         alone = torch.cat([net(*(images[i : i + 1] for images in inputs)) for i in range(3)])
         torch.testing.assert_close(net(*inputs), alone, rtol=1e-5, atol=1e-5)
 
-    @settings(max_examples=30, deadline=None)
+    @pytest.mark.usefixtures("with_and_without_numba")
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(architecture=architectures())
     def test_what_needs_no_gradient_is_computed_to_the_same_result(self, architecture: Architecture) -> None:
         """Without gradients residuals are added in place, padding copies once and dropout scales the weights."""
@@ -149,6 +154,7 @@ class TestForward:
             for logits in (net(*inputs), net.forward_features(*inputs, wanted=everything)[0]):
                 torch.testing.assert_close(logits, plain.detach(), rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.usefixtures("with_and_without_numba")
     def test_bfloat16_stays_close_to_float32_with_statistics_in_float32(self) -> None:
         architecture = without_dropout(small_architecture())
         inputs = random_inputs(architecture, SEGMENT)
@@ -181,6 +187,65 @@ class TestForward:
             torch.testing.assert_close(mine.grad, other.grad, rtol=1e-3, atol=1e-5)
         for mine, other in zip(net.buffers(), compiled.buffers(), strict=True):
             torch.testing.assert_close(mine, other)
+
+
+class TestWithAndWithoutNumba:
+    """Compiled loops give what torch alone gives: one training step, and inference after it."""
+
+    WIDE = Pathway("normal", (20, 24, 30), ((3, 3, 3),) * 3, ("valid",) * 3, (0.0, 0.5, 0.25), residual_layers=(3,))
+
+    def architecture(self, activation: ActivationName) -> Architecture:
+        """With layers for Winograd's method, a layer at two resolutions, and dropout in every pathway."""
+        fc = Pathway("fc", (32, 3), ((3, 3, 3), (1, 1, 1)), ("mirror", "valid"), (0.0, 0.5))
+        subsampled = (replace(self.WIDE, name="subsampled1", factor=(3, 3, 3)),)
+        return small_architecture(normal=self.WIDE, subsampled=subsampled, fc=fc, activation=activation)
+
+    def step(self, architecture: Architecture, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+        net = with_random_statistics(DeepMedicNet(architecture)).train()
+        net.parallel[0].blocks[1].normalization.stored_statistics_only = True
+        inputs = random_inputs(architecture, (17, 15, 16))
+        torch.manual_seed(1)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = net(*inputs)
+            upstream = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+            (logits.float() * upstream).sum().backward()
+            found = {"logits": logits.detach()}
+            found |= {name: parameter.grad for name, parameter in net.named_parameters()}
+            with torch.inference_mode():
+                found["inference"] = net.eval()(*inputs)
+        return {name: tensor.float() for name, tensor in (*found.items(), *net.named_buffers())}
+
+    def both_ways(self, architecture: Architecture, dtype: torch.dtype) -> list[dict[str, torch.Tensor]]:
+        found = [self.step(architecture, dtype)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(compilation, "is_possible", lambda: False)
+            found.append(self.step(architecture, dtype))
+        return found
+
+    @pytest.mark.parametrize("activation", ["prelu", "relu"])
+    def test_in_float32(self, activation: ActivationName) -> None:
+        compiled, plain = self.both_ways(self.architecture(activation), torch.float32)
+        largest = max(tensor.abs().max().item() for tensor in plain.values())
+        for name, expected in plain.items():
+            # Some gradients are 0 but for rounding, as of what comes before batch norm.
+            scale = max(expected.abs().max().item(), 1e-2 * largest)
+            assert (compiled[name] - expected).abs().max().item() < 1e-4 * scale, name
+        assert not torch.equal(compiled["logits"], plain["logits"])  # otherwise one way was taken twice
+
+    def test_in_bfloat16(self) -> None:
+        """Both ways are as near to float32; rounding decides by chance which numbers near 0 are rectified."""
+        architecture = self.architecture("prelu")
+        expected = self.step(architecture, torch.float32)
+        compiled, plain = (
+            {name: (tensor - expected[name]).norm().item() for name, tensor in found.items()}
+            for found in self.both_ways(architecture, torch.bfloat16)
+        )
+        largest = max(tensor.norm().item() for tensor in expected.values())
+        for name, error in compiled.items():
+            assert error < 1.5 * plain[name] + 1e-3 * largest, name
+        for name in ("logits", "inference"):
+            assert 0 < compiled[name] < 1.1 * plain[name] < 0.01 * expected[name].norm().item(), name
+        assert compiled["logits"] != plain["logits"]
 
 
 class TestFeatureMaps:

@@ -170,7 +170,7 @@ def golden(request) -> Golden:
 
 class TestAgainstTheOriginal:
     @pytest.fixture(autouse=True)
-    def trained(self, golden, monkeypatch):
+    def trained(self, golden, with_and_without_numba, monkeypatch):
         self.session, self.costs = Session(golden), []
         watch = self.session.trainer._guard.watch
         monkeypatch.setattr(
