@@ -34,7 +34,7 @@ from deepmedic.model.saved import SavedModel
 from deepmedic.model_files import is_model_config, saved_files
 from deepmedic.plain_content import content_digest, plain_copy
 from deepmedic.sessions.common.paths import SessionPaths
-from deepmedic.sessions.inference.ensemble import NamedModel, compare_spacings, refuse_unlike
+from deepmedic.sessions.inference.ensemble import NamedModel, compare_spacings, refuse_unlike, speaking_for_all
 from deepmedic.sessions.inference.single_case import Image, Images, Segmentation, segment_case, trained_preprocessing
 from deepmedic.sessions.models.weights import read_model
 from deepmedic.sessions.training import training, training_plan
@@ -180,7 +180,7 @@ def segment(
     if not _is_spacing(resample_to):
         raise ConfigError(f'resample_to = {resample_to!r}; allowed are "model" and 3 numbers above 0, in millimetres.')
     models = _models(model)
-    preprocessing = trained_preprocessing(models[0].model, zscore)
+    preprocessing = trained_preprocessing(speaking_for_all(models), zscore)
     config = TestConfig(
         folder_for_output=Path(),  # nothing is written
         preprocessing=replace(preprocessing, resample_to=resample_to, spacing_tolerance=spacing_tolerance),
@@ -195,7 +195,7 @@ def segment(
             raise ConfigError(f"batch_size = {batch_size}; allowed are whole numbers from 1.")
         given = ConfigSource(given=frozenset({"batchsize"}))
         config = replace(config, batch_size=batch_size, source=given)
-    return segment_case([one.model for one in models], images, roi, config, devices.choose_device(device))
+    return segment_case(models, images, roi, config, devices.choose_device(device))
 
 
 # Training -----------------------------------------------------------------------------------------------------------

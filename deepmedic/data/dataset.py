@@ -36,12 +36,18 @@ class CaseNeeds:
     """Smallest size of a padded volume."""
     channels: int
     channel_names: tuple[str, ...] | None = None
+    pad_images: bool | None = None
+    """Whether volumes are padded by the margins; None: as the data set is set up (`padInputImagesBool`)."""
 
     @classmethod
     def of(cls, architecture: Architecture, segment: Size3, channel_names: tuple[str, ...] | None) -> CaseNeeds:
         """What a network of this architecture needs, given segments of this size."""
         margins = architecture.margins(segment)
         return cls(architecture.classes, margins, segment, architecture.input_channels, channel_names)
+
+    def with_own_padding(self, preprocessing: PreprocessingConfig) -> PreprocessingConfig:
+        """How cases are prepared, with the padding that this network asks for, if it asks for one."""
+        return preprocessing if self.pad_images is None else replace(preprocessing, pad_images=self.pad_images)
 
 
 @dataclass
@@ -92,7 +98,7 @@ class DataSet:
             self.observer(index, loaded)
         warning = unnormalised_warning(loaded, self.preprocessing.zscore)
         prepared = {
-            wanted: prepare_case(loaded, wanted.margins, self.preprocessing, wanted.segment)
+            wanted: prepare_case(loaded, wanted.margins, wanted.with_own_padding(self.preprocessing), wanted.segment)
             for wanted in dict.fromkeys(needs)
         }
         self._untold[index] = list(dict.fromkeys(loaded.notes)), warning
@@ -143,7 +149,8 @@ class DataSet:
     def padded_size(self, index: int) -> Size3:
         """Size of one case after padding, from its header."""
         shape, margins = self.headers[index].shape, self.needs.margins
-        pads = [sum(margins[axis]) if self.preprocessing.pad_images else 0 for axis in range(3)]
+        is_padded = self.needs.with_own_padding(self.preprocessing).pad_images
+        pads = [sum(margins[axis]) if is_padded else 0 for axis in range(3)]
         x, y, z = (max(shape[axis] + pads[axis], self.needs.segment[axis]) for axis in range(3))
         return x, y, z
 

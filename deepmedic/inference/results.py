@@ -48,6 +48,7 @@ class RunIdentity:
         preprocessing: PreprocessingConfig,
         refinement: PredictionConfig | None = None,
         ensemble: Sequence[str] = (),
+        padded: Sequence[bool | None] = (),
     ) -> RunIdentity:
         """Of a model, by the SHA-256 of its file, and the settings it is used with.
 
@@ -59,6 +60,7 @@ class RunIdentity:
             preprocessing: how images are prepared for it.
             refinement: what is done beyond one plain pass.
             ensemble: SHA-256 of every model, when there are several.
+            padded: whether cases are padded for each model, where that is not the same for all.
         """
         settings = {"tiling": inference.tiling, "segment": inference.segment, "precision": inference.precision}
         prepared = {key: value for key, value in asdict(preprocessing).items() if key not in _DECIDE_NOTHING}
@@ -66,6 +68,8 @@ class RunIdentity:
             del prepared["resample_to"]
         refined = {} if refinement is None else refinement.deciding()
         members = {"ensemble": list(ensemble)} if len(ensemble) > 1 else {}
+        if len(set(padded)) > 1:
+            prepared["pad_images"] = list(padded)
         return cls(model_sha256, {**settings, **prepared, **refined, **members})
 
 

@@ -23,7 +23,15 @@ from deepmedic.sessions.checking import check
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.inference import testing
-from deepmedic.sessions.inference.ensemble import NamedModel, compare_spacings, expanded, needs_of, refuse_unlike
+from deepmedic.sessions.inference.ensemble import (
+    NamedModel,
+    compare_spacings,
+    expanded,
+    needs_of,
+    refuse_unlike,
+    speaking_for_all,
+    taken_from_others,
+)
 from deepmedic.sessions.inference.model_use import compare_with_training, other_spacing, trained_spacing
 from deepmedic.sessions.inference.named_images import Channels, cases_in, named_case
 from deepmedic.sessions.inference.single_case import trained_preprocessing
@@ -74,6 +82,10 @@ class SegmentPlan(testing.TestPlan):
     def several(self) -> bool:
         """Whether there may be many cases, in a folder."""
         return self.in_a_session
+
+    @property
+    def own_padding(self) -> bool:
+        return True
 
     @property
     def files(self) -> ResultFiles:
@@ -127,7 +139,7 @@ def prepare(arguments: Arguments) -> SegmentPlan:
         models = [NamedModel(*read_model(path)) for path in expanded(arguments.segment, "-segment")]
         refuse_unlike(models)
     problems.raise_if_any()
-    model = models[0].model
+    model = speaking_for_all(models)
     channels = Channels(model.architecture.input_channels, model.config.channel_names)
     cases: list[Case] = []
     with problems.gather():
@@ -141,14 +153,17 @@ def prepare(arguments: Arguments) -> SegmentPlan:
     with problems.gather():
         compare_spacings(models, config.preprocessing, refuse=True)
     data = _data_set(cases, config, model, problems)
-    notes = [*data.notes, *(note for case in cases for note in channels.contradictions(case))]
+    notes = [*taken_from_others(models), *data.notes]
+    notes += [note for case in cases for note in channels.contradictions(case)]
     spacing = other_spacing(data, model, config.preprocessing.spacing_tolerance)
     if spacing:
         config = _resampling(config, model)
         data = _data_set(cases, config, model, problems)
         notes.append(f"{spacing} All cases are resampled as in training, and results return to each case's own grid.")
-    with problems.gather():
-        notes += compare_with_training(data, model)
+    for one in models:
+        with problems.gather():
+            notes += compare_with_training(data, one.model)
+    notes = list(dict.fromkeys(notes))
     with problems.gather():
         place = arguments.output if folder is not None else arguments.output.parent
         estimates.check_disk(place, estimates.result_bytes(data, model.architecture.classes))

@@ -15,11 +15,13 @@ from deepmedic.data.memory import bytes_as_text
 from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
 from deepmedic.files import write_json_atomically
+from deepmedic.inference.case_prediction import mirrorings
 from deepmedic.inference.parts import refuse_if_overlapping, session_name
 from deepmedic.locks import refuse_if_held
 from deepmedic.model import parameters
 from deepmedic.sessions.checking.data_check import DataFindings, read_all
 from deepmedic.sessions.common import estimates
+from deepmedic.sessions.inference.ensemble import members_of
 from deepmedic.sessions.inference.testing import TestPlan, find_existing
 from deepmedic.sessions.models.new_model import NewModelPlan
 from deepmedic.sessions.training.changed_files import in_short
@@ -94,8 +96,12 @@ def testing(plan: TestPlan) -> int:
     skipped = read_all(plan.data, problems, None, found)
     problems.raise_if_any()
     config, architecture = plan.config, plan.model.architecture
-    segment = plan.model.config.segment_size_inference
-    batch = estimates.activation_bytes(architecture, segment, config.batch_size, training=False)
+    batch = max(
+        estimates.activation_bytes(
+            one.model.architecture, one.model.config.segment_size_inference, config.batch_size, training=False
+        )
+        for one in plan.models
+    )
     findings = {
         "session": plan.paths.session,
         "output": str(plan.paths.folder),
@@ -203,8 +209,11 @@ def _hours(plan: TestPlan) -> str:
     chosen = plan.config.prediction
     tiles = 1 if chosen.blending == "none" else (1 - chosen.overlap) ** -3
     with devices.session_numerics(plan.device, plan.config.execution):
-        once = estimates.seconds_of_inference(plan.model.network(), plan.data, plan.device)
-    return f"{once * plan.passes * tiles / 3600:.2g} hours"
+        once = sum(
+            estimates.seconds_of_inference(member.net, plan.data, plan.device, member.segment)
+            for member in members_of(plan.models, plan.device)
+        )
+    return f"{once * len(mirrorings(chosen)) * tiles / 3600:.2g} hours"
 
 
 def report(

@@ -174,9 +174,18 @@ def seconds_per_step(network: DeepMedicNet, segment: Size3, batch: int, device: 
     return batch * _seconds_of_one(step, network, segment, device)
 
 
-def seconds_of_inference(network: DeepMedicNet, data: DataSet, device: torch.device) -> float:
-    """Measure the segmentation of one tile and scale it to whole volumes; a rough number, made in a moment."""
-    segment = data.needs.segment
+def seconds_of_inference(
+    network: DeepMedicNet, data: DataSet, device: torch.device, segment: Size3 | None = None
+) -> float:
+    """Measure the segmentation of one tile and scale it to whole volumes; a rough number, made in a moment.
+
+    Args:
+        network: that segments.
+        data: the cases.
+        device: where.
+        segment: input size of the tile; None: that for which the data set is set up.
+    """
+    segment = segment or data.needs.segment
     tile = math.prod(network.architecture.normal.output_size(segment))
     voxels = sum(math.prod(headers.shape) for headers in data.headers)
     return voxels / tile * seconds_of_segment(network, segment, device)

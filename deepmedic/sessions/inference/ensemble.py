@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import combinations
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,27 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.inference import TestConfig
 from deepmedic.config.model import ModelConfig
 from deepmedic.config.sections import PreprocessingConfig
-from deepmedic.config.source import Refusals
+from deepmedic.config.source import ConfigSource, Refusals
 from deepmedic.data.dataset import CaseNeeds
 from deepmedic.errors import CommandLineError, ModelError, ProblemList
 from deepmedic.inference.case_prediction import Member, mirrorings
-from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.inference.model_use import known_spacings, overlap, spacings_in_words, widened
+from deepmedic.model.saved import DataDescription, SavedModel
+from deepmedic.sessions.inference.model_use import (
+    TilingName,
+    choose_tiling,
+    known_spacings,
+    overlap,
+    spacings_in_words,
+    widened,
+)
 from deepmedic.sessions.models.start import find_start_point, read_weights
 from deepmedic.sessions.models.weights import read_model
+
+_TAKEN_FROM_OTHERS: dict[str, Callable[[SavedModel], Any]] = {
+    "the names of its channels": attrgetter("config.channel_names"),
+    "how its training images were normalised": attrgetter("data.zscore"),
+    "along which axes they ran": attrgetter("data.axis_order"),
+}
 
 
 @dataclass(frozen=True)
@@ -136,17 +150,66 @@ def compare_spacings(models: Sequence[NamedModel], preprocessing: PreprocessingC
     return []
 
 
-def members_of(models: Sequence[NamedModel], device: torch.device) -> list[Member]:
-    """The networks on a device, with how their cases are to be prepared."""
+def speaking_for_all(models: Sequence[NamedModel]) -> SavedModel:
+    """The first model, with what it does not know of channels, classes and training images but another one does.
+
+    What several know is the same in all (`refuse_unlike`), so that nothing depends on their order but whose network
+    this is.
+    """
+    first = models[0].model
+    if len(models) == 1:
+        return first
+
+    def known(value: Callable[[SavedModel], Any]) -> Any:
+        return next((found for one in models if (found := value(one.model)) is not None), None)
+
+    data = DataDescription(**{item.name: known(attrgetter(f"data.{item.name}")) for item in fields(DataDescription)})
+    with_spacing = next((one.model.data for one in models if one.model.data.spacing is not None), data)
+    data = replace(data, spacing=with_spacing.spacing, spacing_range=with_spacing.spacing_range)
+    names = {name: known(attrgetter(f"config.{name}")) for name in ("channel_names", "class_names")}
+    return replace(first, config=replace(first.config, **names), data=data)
+
+
+def taken_from_others(models: Sequence[NamedModel]) -> list[str]:
+    """Say which models of an ensemble do not know what others know, and are used as if it held for them too."""
+    whole, notes = speaking_for_all(models), []
+    for one in models:
+        missing = [
+            what for what, value in _TAKEN_FROM_OTHERS.items() if value(whole) is not None and value(one.model) is None
+        ]
+        if missing:
+            notes.append(
+                f"{one.path} does not know {_listed(missing)}; what the other models know is taken to hold for it."
+            )
+    return notes
+
+
+def tiling_of(asked: TilingName | None, source: ConfigSource, models: Sequence[SavedModel]) -> TilingName:
+    """The tiles of all models of a session: the original's if one of them was made for these. As `choose_tiling`."""
+    return "segments" if "segments" in [choose_tiling(asked, source, one) for one in models] else "auto"
+
+
+def members_of(models: Sequence[NamedModel], device: torch.device, *, own_padding: bool = False) -> list[Member]:
+    """The networks on a device, with how their cases are to be prepared; arguments as for `needs_of`."""
     return [
-        Member(one.model.network().to(device), one.model.config.segment_size_inference, needs_of(one.model))
+        Member(
+            one.model.network().to(device),
+            one.model.config.segment_size_inference,
+            needs_of(one.model, own_padding=own_padding),
+        )
         for one in models
     ]
 
 
-def needs_of(model: SavedModel) -> CaseNeeds:
-    """What a model needs from every case."""
-    return CaseNeeds.of(model.architecture, model.config.segment_size_inference, model.config.channel_names)
+def needs_of(model: SavedModel, *, own_padding: bool = False) -> CaseNeeds:
+    """What a model needs from every case.
+
+    Args:
+        model: the model.
+        own_padding: pad its cases if those of its training were padded, whatever the settings of the data set.
+    """
+    needs = CaseNeeds.of(model.architecture, model.config.segment_size_inference, model.config.channel_names)
+    return replace(needs, pad_images=model.data.pad_images) if own_padding else needs
 
 
 def refuse_what_needs_other_models(config: TestConfig, models: int) -> None:
@@ -197,6 +260,11 @@ def _compared(first: SavedModel, second: SavedModel) -> Iterator[tuple[str, Any,
     yield "the normalisations (norm_zscore_prms) in training", first.data.zscore, second.data.zscore
     yield "the orientations in training", first.data.orientation, second.data.orientation
     yield "the axis orders of the training images", first.data.axis_order, second.data.axis_order
+
+
+def _listed(words: Sequence[str]) -> str:
+    *others, last = words
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _shown(value: Any) -> str:

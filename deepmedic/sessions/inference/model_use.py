@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
@@ -11,7 +11,7 @@ from deepmedic.config.sections import PreprocessingConfig, ZScoreConfig
 from deepmedic.config.source import ConfigSource, Refusals
 from deepmedic.data.cases import Case
 from deepmedic.data.dataset import CaseNeeds, DataSet
-from deepmedic.data.fingerprints import channels_unlike_training, order_that_fits_better
+from deepmedic.data.fingerprints import Fingerprint, channels_unlike_training, order_that_fits_better
 from deepmedic.data.nifti_affine import Spacing
 from deepmedic.data.preprocessing import PreparedCase, intensity_fingerprint
 from deepmedic.errors import ConfigError, DataError, ProblemList
@@ -140,9 +140,13 @@ def compare_with_training(data: DataSet, model: SavedModel, *, refuse_other_spac
 class ComparedWithTraining:
     """Cases that are compared with the intensities of training when they are read, and warned of."""
 
-    def __init__(self, data: DataSet, model: SavedModel) -> None:
+    def __init__(self, data: DataSet, models: Mapping[str, SavedModel]) -> None:
+        """Compare the cases of a data set with those of the training of each model, which go by what they are called.
+
+        The cases must be prepared for as many networks as there are models, in their order.
+        """
         self._data = data
-        self._model = model
+        self._models = models
         self._told = False
         """Whether foreign intensities were told of; they are commonly so in all cases."""
         self._untold: dict[int, IntensityWarnings] = {}
@@ -158,7 +162,7 @@ class ComparedWithTraining:
             DataError: its voxels cannot be used.
         """
         prepared = self._data.read_each(index, needs)
-        self._untold[index] = intensity_warnings(prepared[0], self.cases[index], self._model)
+        self._untold[index] = intensity_warnings(prepared, self.cases[index], self._models)
         return prepared
 
     def bytes_to_read(self, index: int) -> int:
@@ -191,41 +195,48 @@ class IntensityWarnings:
         return told
 
 
-def intensity_warnings(prepared: PreparedCase, case: Case, model: SavedModel) -> IntensityWarnings:
-    """Compare the channels of a case with those that a model was trained on.
+def intensity_warnings(
+    prepared: Sequence[PreparedCase], case: Case, models: Mapping[str, SavedModel]
+) -> IntensityWarnings:
+    """Compare the channels of a case with those that models were trained on; the first that differ are told of.
 
     Args:
-        prepared: the case.
+        prepared: the case as each of the models wants it.
         case: its files.
-        model: what it is used with.
+        models: what it is used with, by what they are called in messages.
     """
-    found, trained = intensity_fingerprint(prepared), model.data.intensities or []
-    order = order_that_fits_better(found, trained)
-    foreign = channels_unlike_training(found, trained)
-    return IntensityWarnings(
-        None if order is None else _other_order(case, order, model),
-        _foreign(prepared, foreign, model) if foreign else None,
-    )
+    found: dict[int, Fingerprint] = {}
+    order = foreign = None
+    for one, (name, model) in zip(prepared, models.items(), strict=True):
+        if id(one) not in found:  # models of one architecture share what was prepared
+            found[id(one)] = intensity_fingerprint(one)
+        trained = model.data.intensities or []
+        training = f"the training of {name}" if len(models) > 1 else "training"
+        other = None if order else order_that_fits_better(found[id(one)], trained)
+        order = order if other is None else _other_order(case, other, model, training)
+        unlike = [] if foreign else channels_unlike_training(found[id(one)], trained)
+        foreign = _foreign(one, unlike, model, training) if unlike else foreign
+    return IntensityWarnings(order, foreign)
 
 
-def _other_order(case: Case, order: Sequence[int | None], model: SavedModel) -> str:
+def _other_order(case: Case, order: Sequence[int | None], model: SavedModel, training: str) -> str:
     refs = [None if channel is None else case.channels[channel] for channel in order]
     rows = "".join(
         f"\n    {name}: {given.path.name if given else '-'} is given, {fitting.path.name if fitting else '-'} fits"
         for name, given, fitting in zip(channel_titles(model), case.channels, refs, strict=True)
     )
     return (
-        f"THE CHANNELS OF {case.name} MAY BE IN THE WRONG ORDER: their intensities resemble those of training more "
+        f"THE CHANNELS OF {case.name} MAY BE IN THE WRONG ORDER: their intensities resemble those of {training} more "
         f"in another order.{rows}\n    Check which image is which: with exchanged channels the result is wrong."
     )
 
 
-def _foreign(prepared: PreparedCase, foreign: Sequence[int], model: SavedModel) -> str:
+def _foreign(prepared: PreparedCase, foreign: Sequence[int], model: SavedModel, training: str) -> str:
     titles = ", ".join(channel_titles(model)[index] for index in foreign)
     advice = "" if prepared.roi is not None else " Was there an ROI mask (such as a brain mask) in training? Give one."
     return (
-        f"The intensities of {prepared.name} are unlike those of training ({titles}): the result may be poor. Prepare "
-        f"the images as those of training were.{advice}"
+        f"The intensities of {prepared.name} are unlike those of {training} ({titles}): the result may be poor. "
+        f"Prepare the images as those of training were.{advice}"
     )
 
 

@@ -25,13 +25,20 @@ from deepmedic.data.preprocessing import PreparedCase, prepare_case, unnormalise
 from deepmedic.data.volumes import LoadedCase
 from deepmedic.errors import DataError, ProblemList
 from deepmedic.inference.blending import blending_of
-from deepmedic.inference.case_prediction import Member, predict_case
+from deepmedic.inference.case_prediction import predict_case
 from deepmedic.inference.execution import InferenceSettings
 from deepmedic.model.saved import SavedModel
-from deepmedic.sessions.inference.ensemble import needs_of, refuse_what_needs_other_models
+from deepmedic.sessions.inference.ensemble import (
+    NamedModel,
+    members_of,
+    needs_of,
+    refuse_what_needs_other_models,
+    speaking_for_all,
+    taken_from_others,
+    tiling_of,
+)
 from deepmedic.sessions.inference.model_use import (
     ComparedWithTraining,
-    choose_tiling,
     compare_with_training,
     intensity_warnings,
     resolved_spacing,
@@ -119,7 +126,7 @@ def trained_preprocessing(
 
 
 def segment_case(
-    models: Sequence[SavedModel], images: Images, roi: Image | None, config: TestConfig, device: torch.device
+    models: Sequence[NamedModel], images: Images, roi: Image | None, config: TestConfig, device: torch.device
 ) -> Segmentation:
     """Segment one case with the settings of an inference config; its listing files are not used.
 
@@ -135,7 +142,7 @@ def segment_case(
         DataError: an image cannot be used, or runs along other axes or with another spacing than those of training.
         ResourceError: memory is not enough.
     """
-    model = models[0]
+    model = speaking_for_all(models)
     config = fit_test_config(config, model.config)
     refuse_what_needs_other_models(config, len(models))
     preprocessing = config.preprocessing
@@ -146,12 +153,12 @@ def segment_case(
     settings = InferenceSettings(
         segment=model.config.segment_size_inference,
         batch_size=config.batch_size,
-        tiling=choose_tiling(config.tiling, config.source, model),
+        tiling=tiling_of(config.tiling, config.source, [one.model for one in models]),
         precision=config.execution.precision,
         device=device,
         blending=blending_of(config.prediction),
     )
-    members = [Member(one.network().to(device), one.config.segment_size_inference) for one in models]
+    members = members_of(models, device, own_padding=True)
     with devices.session_numerics(device, config.execution):
         prediction = predict_case(members, cases, settings, config.prediction)
     grid = cases[0].result_header
@@ -198,13 +205,12 @@ def _named(model: SavedModel) -> str:
 
 
 def _from_files(
-    models: Sequence[SavedModel],
+    models: Sequence[NamedModel],
     channels: Sequence[Image | None],
     roi: Image | None,
     preprocessing: PreprocessingConfig,
 ) -> tuple[list[PreparedCase], VolumeHeader]:
     """Prepare files for each model."""
-    model = models[0]
     refs = [_file(image, f"channel {number}") for number, image in enumerate(channels, 1)]
     case = Case(_name_of(refs), tuple(refs), roi=_file(roi, "the ROI mask"))
     problems = ProblemList()
@@ -212,17 +218,20 @@ def _from_files(
     found = check_case(case, preprocessing, problems, notes)
     problems.raise_if_any()
     assert found is not None  # otherwise something was refused
-    data = DataSet("inference", [case], [found], preprocessing, needs_of(model))
-    for note in [*notes, *compare_with_training(data, model, refuse_other_spacing=True)]:
+    data = DataSet("inference", [case], [found], preprocessing, needs_of(speaking_for_all(models)))
+    notes += taken_from_others(models)
+    for one in models:
+        notes += compare_with_training(data, one.model, refuse_other_spacing=True)
+    for note in dict.fromkeys(notes):
         log.warning("%s", note)
-    source = ComparedWithTraining(data, model)
-    cases = source.read_each(0, [needs_of(one) for one in models])
+    source = ComparedWithTraining(data, _by_name(models))
+    cases = source.read_each(0, [needs_of(one.model, own_padding=True) for one in models])
     source.tell(0)
     return cases, next(header for header in found.channels if header)
 
 
 def _from_arrays(
-    models: Sequence[SavedModel],
+    models: Sequence[NamedModel],
     channels: Sequence[Image | None],
     roi: Image | None,
     preprocessing: PreprocessingConfig,
@@ -256,12 +265,16 @@ def _from_arrays(
         notes=notes,
     )
     warning = unnormalised_warning(loaded, preprocessing.zscore)
-    needs = [needs_of(model) for model in models]
-    cases = [prepare_case(loaded, one.margins, preprocessing, one.segment) for one in needs]
-    for note in [*dict.fromkeys(loaded.notes), *([warning] if warning else [])]:
+    needs = [needs_of(one.model, own_padding=True) for one in models]
+    cases = [prepare_case(loaded, one.margins, one.with_own_padding(preprocessing), one.segment) for one in needs]
+    for note in dict.fromkeys([*taken_from_others(models), *loaded.notes, *([warning] if warning else [])]):
         log.warning("%s", note)
-    intensity_warnings(cases[0], loaded.case, models[0]).log(told=False)
+    intensity_warnings(cases, loaded.case, _by_name(models)).log(told=False)
     return cases, header
+
+
+def _by_name(models: Sequence[NamedModel]) -> dict[str, SavedModel]:
+    return {str(one.path): one.model for one in models}
 
 
 def _checked(array: np.ndarray, title: str, notes: list[str], preprocessing: PreprocessingConfig) -> np.ndarray:

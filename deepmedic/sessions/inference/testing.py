@@ -47,11 +47,12 @@ from deepmedic.sessions.inference.ensemble import (
     members_of,
     needs_of,
     refuse_what_needs_other_models,
+    speaking_for_all,
+    tiling_of,
 )
 from deepmedic.sessions.inference.model_use import (
     ComparedWithTraining,
     as_in_training,
-    choose_tiling,
     compare_with_training,
 )
 from deepmedic.sessions.inference.overlap import shared_with_training
@@ -75,7 +76,7 @@ class TestPlan:
     device: torch.device
     data: DataSet
     models: list[NamedModel]
-    """All models whose probabilities are averaged; `model` is the first."""
+    """All models whose probabilities are averaged."""
     notes: list[str] = field(default_factory=list)
     in_a_session: bool = True
     """Whether there is a session's folder, which is locked and gets logs."""
@@ -112,14 +113,18 @@ class TestPlan:
 
     @property
     def model(self) -> SavedModel:
-        """The first model, which speaks for all where they agree."""
-        return self.models[0].model
+        """The first model, which speaks for all."""
+        return speaking_for_all(self.models)
+
+    @property
+    def own_padding(self) -> bool:
+        """Whether cases are padded for each model as in its training; else for all as the config says."""
+        return False
 
     @property
     def tiling(self) -> Literal["segments", "auto"]:
         """Of all models; the original's tiles if one of them was made for these."""
-        choices = [choose_tiling(self.config.tiling, self.config.source, one.model) for one in self.models]
-        return "segments" if "segments" in choices else "auto"
+        return tiling_of(self.config.tiling, self.config.source, [one.model for one in self.models])
 
     @property
     def passes(self) -> int:
@@ -144,7 +149,7 @@ def prepare(arguments: Arguments, config: TestConfig, model_config: ModelConfig 
         check_without_model(config.data, "inference", config.preprocessing, problems, needs_labels=False)
         problems.raise_if_any()
         raise AssertionError("a session without a model was not refused")
-    model = models[0].model
+    model = speaking_for_all(models)
     with problems.gather():
         config = fit_test_config(config, model.config)
     taken: list[str] = []
@@ -249,8 +254,9 @@ def _run(plan: TestPlan, existing: dict[int, ExistingResults]) -> int:
             scoring=config.scoring,
             progress=advance,
         )
-        data = ComparedWithTraining(plan.data, plan.model)
-        summary = segment_cases(members_of(plan.models, plan.device), data, options, existing)
+        data = ComparedWithTraining(plan.data, {str(one.path): one.model for one in plan.models})
+        members = members_of(plan.models, plan.device, own_padding=plan.own_padding)
+        summary = segment_cases(members, data, options, existing)
     _report(plan, summary)
     return summary.exit_code
 
@@ -300,7 +306,8 @@ def bids_layout(config: TestConfig, cases: Sequence[Case], model: SavedModel) ->
 def saving(plan: TestPlan, inference: InferenceSettings) -> Saving:
     """Where the results of a session go."""
     config, digests = plan.config, [one.sha256 for one in plan.models]
-    identity = RunIdentity.of(digests[0], inference, config.preprocessing, config.prediction, digests)
+    padded = [one.model.data.pad_images for one in plan.models] if plan.own_padding else []
+    identity = RunIdentity.of(digests[0], inference, config.preprocessing, config.prediction, digests, padded)
     scoring = {**to_plain(config.scoring), "classNames": plan.model.config.class_names}
     return Saving(plan.files, identity, plan.arguments.overwrite, scoring)
 
