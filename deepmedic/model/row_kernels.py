@@ -22,6 +22,7 @@ from numba import types
 from numba.extending import overload
 
 from deepmedic.model.compilation import Kernel
+from deepmedic.model.kernel_numbers import number, rounded
 
 ROWS_PER_BLOCK = 128
 """So few that a block of them stays in the cache of a core while it is read twice."""
@@ -30,40 +31,9 @@ MEAN, SCALE, SHIFT, SLOPE, OF_DEVIATION, CONSTANT = range(6)
 """Rows of parameters: a number x becomes n = (x - mean) * scale + shift, and n * slope where that is not positive."""
 
 
-def _number(stored: Any) -> Any:
-    """Return what is stored as a float32."""
-    raise NotImplementedError
-
-
-def _stored(number: Any, like: Any) -> Any:
-    """Round a float32 to the type of `like`."""
-    raise NotImplementedError
-
-
 def _factor(mask: Any, position: Any) -> Any:
     """Return what a number is multiplied by: 1 without a mask."""
     raise NotImplementedError
-
-
-@overload(_number, inline="always", strict=False)
-def _number_of(stored: Any) -> Any:
-    if stored is types.uint16:
-        return lambda stored: np.uint32(np.uint32(stored) << np.uint32(16)).view(np.float32)
-    return lambda stored: stored
-
-
-@overload(_stored, inline="always", strict=False)
-def _stored_as(number: Any, like: Any) -> Any:
-    if like is not types.uint16:
-        return lambda number, like: number
-
-    def to_bfloat16(number: Any, like: Any) -> Any:
-        bits = np.float32(number).view(np.uint32)
-        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        nearest = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))  # to even where two are near
-        return np.uint16(nearest) if number == number else np.uint16(0x7FC0)
-
-    return to_bfloat16
 
 
 @overload(_factor, inline="always", strict=False)
@@ -99,14 +69,14 @@ def statistics(images: Any, reference: Any, means: Any, squares: Any) -> None:
         for row in range(first, end):
             numbers = images[row * length : (row + 1) * length]
             for position in range(len(numbers)):
-                means[block, position] += _number(numbers[position]) - reference[position]
+                means[block, position] += number(numbers[position]) - reference[position]
         for position in range(length):
             rows = min(end, -(-(len(images) - position) // length)) - first  # the last one may be shorter
             means[block, position] /= np.float32(max(1, rows))
         for row in range(first, end):
             numbers = images[row * length : (row + 1) * length]
             for position in range(len(numbers)):
-                deviation = _number(numbers[position]) - reference[position] - means[block, position]
+                deviation = number(numbers[position]) - reference[position] - means[block, position]
                 squares[block, position] += deviation * deviation
 
 
@@ -127,10 +97,10 @@ def rectify(images: Any, parameters: Any, mask: Any, result: Any) -> None:
             numbers, results = images[own], result[own]
             kept = None if mask is None else mask[own]
             for position in range(len(numbers)):
-                deviation = _number(numbers[position]) - parameters[MEAN, position]
+                deviation = number(numbers[position]) - parameters[MEAN, position]
                 value = deviation * parameters[SCALE, position] + parameters[SHIFT, position]
                 value = value if value > 0 else value * parameters[SLOPE, position]
-                results[position] = _stored(value * _factor(kept, position), numbers[position])
+                results[position] = rounded(value * _factor(kept, position), numbers[position])
 
 
 @Kernel
@@ -158,9 +128,9 @@ def sums(images: Any, gradients: Any, parameters: Any, mask: Any, sums: Any) -> 
             numbers, upstream = images[own], gradients[own]
             kept = None if mask is None else mask[own]
             for position in range(len(numbers)):
-                deviation = _number(numbers[position]) - parameters[MEAN, position]
+                deviation = number(numbers[position]) - parameters[MEAN, position]
                 value = deviation * parameters[SCALE, position] + parameters[SHIFT, position]
-                gradient = _number(upstream[position]) * _factor(kept, position)
+                gradient = number(upstream[position]) * _factor(kept, position)
                 of_value = gradient * (np.float32(1) if value > 0 else parameters[SLOPE, position])
                 sums[block, 0, position] += of_value
                 sums[block, 1, position] += of_value * deviation
@@ -185,9 +155,9 @@ def gradients(images: Any, gradients: Any, parameters: Any, mask: Any, result: A
             numbers, upstream, results = images[own], gradients[own], result[own]
             kept = None if mask is None else mask[own]
             for position in range(len(numbers)):
-                deviation = _number(numbers[position]) - parameters[MEAN, position]
+                deviation = number(numbers[position]) - parameters[MEAN, position]
                 value = deviation * parameters[SCALE, position] + parameters[SHIFT, position]
-                gradient = _number(upstream[position]) * _factor(kept, position)
+                gradient = number(upstream[position]) * _factor(kept, position)
                 of_value = gradient * (np.float32(1) if value > 0 else parameters[SLOPE, position])
                 total = of_value * parameters[SCALE, position] + deviation * parameters[OF_DEVIATION, position]
-                results[position] = _stored(total + parameters[CONSTANT, position], numbers[position])
+                results[position] = rounded(total + parameters[CONSTANT, position], numbers[position])

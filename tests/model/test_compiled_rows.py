@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deepmedic.model import compilation, compiled_rows
 from deepmedic.model.compiled_rows import Normalization
+from deepmedic.model.kernel_numbers import rounded
 
 ALL_BUT_CHANNELS = (0, 2, 3, 4)
 EPSILON = 1e-3
@@ -253,10 +254,9 @@ class TestNotANumber:
 
 def _round_each(numbers, result) -> None:
     for index in numba.prange(len(numbers)):
-        result[index] = stored(numbers[index], result[index])
+        result[index] = rounded(numbers[index], result[index])
 
 
-stored = compiled_rows._kernels()._stored
 round_each = compilation.Kernel(_round_each)
 
 
