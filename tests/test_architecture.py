@@ -56,6 +56,7 @@ LATE_IMPORTS = {
     "deepmedic.cli": "torch is imported only by commands that need it",
     "deepmedic.sessions.dispatch": "configs are read and refused before torch is imported",
     "deepmedic.model.compiled_rows": "loops that numba compiles can be imported only where this extra is installed",
+    "deepmedic.model.compiled_spread": "the same",
     "deepmedic.model.winograd": "the same",
 }
 """Modules that may import this package's modules inside functions."""

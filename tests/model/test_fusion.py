@@ -198,6 +198,7 @@ class TestBatchStatistics:
         assert torch.isfinite(images[2].grad).all()
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
 class TestConvolution:
     def test_by_hand_along_one_axis(self) -> None:
         """Kernel 1 10 100 on cells 1 and 2, the second cut to 2 of its 4 voxels."""

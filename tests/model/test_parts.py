@@ -42,6 +42,7 @@ def test_boxes_alone_are_the_boxes_of_the_whole(data, architecture: Architecture
         torch.testing.assert_close(logits, cut(whole, box), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.usefixtures("with_and_without_numba")
 @pytest.mark.parametrize("padding", ["mirror", "zero", "valid"])
 def test_boxes_of_the_first_layer_at_low_resolution(padding) -> None:
     """The way that most networks go: a first layer that pads, or is given real voxels instead."""
