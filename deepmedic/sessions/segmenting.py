@@ -33,7 +33,7 @@ from deepmedic.sessions.inference.ensemble import (
     taken_from_others,
 )
 from deepmedic.sessions.inference.model_use import compare_with_training, other_spacing, trained_spacing
-from deepmedic.sessions.inference.named_images import Channels, cases_in, named_case
+from deepmedic.sessions.inference.named_images import Channels, cases_in, images_beside_cases, named_case
 from deepmedic.sessions.inference.single_case import trained_preprocessing
 from deepmedic.sessions.models.weights import read_model
 
@@ -153,7 +153,7 @@ def prepare(arguments: Arguments) -> SegmentPlan:
     with problems.gather():
         compare_spacings(models, config.preprocessing, refuse=True)
     data = _data_set(cases, config, model, problems)
-    notes = [*taken_from_others(models), *data.notes]
+    notes = [*taken_from_others(models), *(images_beside_cases(folder) if folder is not None else []), *data.notes]
     notes += [note for case in cases for note in channels.contradictions(case)]
     spacing = other_spacing(data, model, config.preprocessing.spacing_tolerance)
     if spacing:

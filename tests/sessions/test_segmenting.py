@@ -313,6 +313,22 @@ def test_images_along_other_axes_than_in_training_get_the_same_result_in_their_o
     np.testing.assert_allclose(found.affine, nib.load(tmp_path / "t1.nii.gz").affine, atol=1e-5)
 
 
+def test_images_beside_the_cases_are_named(place, segment, tmp_path):
+    scans = tmp_path / "scans"
+    for case in (1, 2):
+        (scans / f"case{case}").parent.mkdir(exist_ok=True)
+        (scans / f"case{case}").symlink_to(place / "scans" / f"case{case}")
+    for name in ("sub9_T1.nii.gz", "atlas.NII", "notes.txt", ".hidden.nii"):
+        (scans / name).write_bytes((place / "scans/case1/t1.nii.gz").read_bytes())
+    said = "scans: left out, since they belong to no case: atlas.NII, sub9_T1.nii.gz. Each subfolder is a case"
+    for words in (["-check"], []):
+        code, out, err = segment("-images", "scans", "-output", "results", *words)
+        assert (code, said in out + err) == (0, True)
+    assert said in (tmp_path / "results/logs/segment.txt").read_text()
+    assert "2 cases segmented" in out
+    assert said not in "".join(segment("-images", place / "scans", "-output", "others")[1:])
+
+
 def test_a_folder_of_cases_may_mix_axes(place, segment, tmp_path):
     for case, turn in ((1, [[0, 1], [1, 1], [2, 1]]), (2, [[2, -1], [0, 1], [1, -1]])):
         (tmp_path / f"scans/case{case}").mkdir(parents=True)

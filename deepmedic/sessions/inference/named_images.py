@@ -15,6 +15,7 @@ from deepmedic.words import channels_by_number, counted
 _MISSING = "-"
 _NAMED = re.compile(r"(?P<name>[^=]+)=(?P<image>.+)", re.DOTALL)
 _MOST_LISTED = 12
+_IMAGES = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,22 @@ def cases_in(folder: Path, roi: str | None, channels: Channels) -> list[Case]:
     return cases
 
 
+def images_beside_cases(folder: Path) -> list[str]:
+    """Say which images lie in a folder of cases but in none of its subfolders, so that they are not segmented."""
+    loose = sorted(path.name for path in folder.iterdir() if not path.name.startswith(".") and _is_image(path))
+    if not loose:
+        return []
+    more = f" and {len(loose) - _MOST_LISTED} more" if len(loose) > _MOST_LISTED else ""
+    return [
+        f"{folder}: left out, since they belong to no case: {', '.join(loose[:_MOST_LISTED])}{more}. Each subfolder is "
+        "a case; to segment them too, give each a folder of its own, or name it with -images."
+    ]
+
+
+def _is_image(path: Path) -> bool:
+    return path.name.lower().endswith(_IMAGES) and path.is_file()
+
+
 def _by_name(words: Sequence[str], channels: Channels) -> list[str]:
     assert channels.names is not None
     advice = f"The model has {channels.in_words()}; give -images {channels.example()}, or - for a missing image."
@@ -155,7 +172,7 @@ def _image(text: str, option: str = "-images") -> ImageRef:
 
 
 def _case_in(folder: Path, roi: str | None, channels: Channels) -> Case:
-    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith((".nii", ".nii.gz")))
+    files = sorted(path for path in folder.iterdir() if path.name.lower().endswith(_IMAGES))
     mask = None if roi is None else _only(folder, roi, _matched(files, [roi])[roi], files)
     images = [path for path in files if mask is None or path != mask.path]
     names = channels.names or ("",)
