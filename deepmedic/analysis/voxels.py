@@ -27,8 +27,12 @@ class VoxelSettings:
     voxels_per_class: int = 48
     """Most voxels of one class from one case, so that no case outweighs the others."""
     segments: int = 24
-    """Most segments from one case."""
+    """Most segments from one case, unless it has more classes: each class has a segment at least."""
     seed: int = 0
+
+    def segments_for(self, classes: int) -> int:
+        """Most segments from a case with so many classes."""
+        return max(self.segments, classes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +77,7 @@ def sample_voxels(
         raise DataError(f"case {case.name}: it has no labels, which this analysis needs; list a label file for it.")
     volume = _Volume(case, architecture, segment)
     generator = stream(settings.seed, "analysed voxels", case.name)
-    starts = volume.starts_around(_centres(volume, settings.segments, generator))
+    starts = volume.starts_around(_centres(volume, settings, generator))
     found = volume.predicted_by(starts)
     kept = _balanced(volume.labels[found.flat], settings.voxels_per_class, generator)
     labels = volume.labels[found.flat[kept]].astype(np.int64)
@@ -144,9 +148,10 @@ class _Volume:
         return _Predicted(flat[usable], segments, offsets[within])
 
 
-def _centres(volume: _Volume, most: int, generator: np.random.Generator) -> np.ndarray:
+def _centres(volume: _Volume, settings: VoxelSettings, generator: np.random.Generator) -> np.ndarray:
     """Voxels on which segments are centred, the classes in turn until there are enough: int64 [segment]."""
     present = np.flatnonzero(volume.counts)
+    most = settings.segments_for(len(present))
     drawn = []
     for number, label in enumerate(present):
         share = len(range(number, most, len(present)))

@@ -87,7 +87,8 @@ class AnalysisConfig:
         24,
         minimum=1,
         origin="new",
-        doc="Most segments of one case that the voxels come from; few segments are fast, many are more varied.",
+        doc="Most segments of one case that the voxels come from; few segments are fast, many are more varied. A case "
+        "with more classes than that has one segment for each of its classes.",
     )
     random_networks: int = option(
         "randomNetworks",

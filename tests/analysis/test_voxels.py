@@ -47,6 +47,16 @@ class TestSampledVoxels:
         assert (voxels.starts >= 0).all()
         assert (voxels.starts + 9 <= torch.tensor(case.size)).all()
 
+    @pytest.mark.parametrize("segments", [1, 3, 6])
+    def test_more_classes_than_segments_leave_no_class_out(self, segments) -> None:
+        case = noise_labels((72, 12, 12), 1, 0)
+        case.labels[:] = (torch.arange(72) // 12)[:, None, None]  # six slabs, longer than a predicted box
+        architecture = replace(ARCHITECTURE, classes=6)
+        for seed in range(5):
+            voxels = sample_voxels(case, architecture, SEGMENT, VoxelSettings(10, segments, seed))
+            assert len(voxels.starts) == 6
+            assert torch.bincount(voxels.labels).tolist() == [10] * 6
+
     def test_no_voxel_is_drawn_from_the_padding_or_outside_the_roi(self, make_case) -> None:
         roi = torch.zeros(22, 20, 18, dtype=torch.bool)
         roi[8:20, 3:18, 6:18] = True

@@ -9,6 +9,7 @@ from deepmedic.analysis.features import LOGITS, bytes_per_voxel
 from deepmedic.analysis.layer_importance import units_of
 from deepmedic.analysis.taps import all_layers, channels_of, hidden_layers
 from deepmedic.analysis.transferability import seconds_per_layer
+from deepmedic.analysis.voxels import VoxelSettings
 from deepmedic.arguments import Arguments
 from deepmedic.data.memory import bytes_as_text
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, ProblemList
@@ -174,7 +175,8 @@ def _seconds(plan: AnalysisPlan, group: Group) -> float:
     channels = [channels_of(architecture, layer) for layer in hidden_layers(architecture)]
     scores = seconds_per_layer(voxels, max(channels), architecture.classes, subjects)
     scores *= sum((count / max(channels)) ** 2 for count in channels)
-    return networks * (cases * config.segments_per_case * one + scores)
+    segments = VoxelSettings(segments=config.segments_per_case).segments_for(architecture.classes)
+    return networks * (cases * segments * one + scores)
 
 
 def _features(plan: AnalysisPlan, group: Group) -> int:
