@@ -26,6 +26,7 @@ def describe() -> str:
         "numpy": installed("numpy"),
         "nibabel": installed("nibabel"),
         "isal": installed("isal"),
+        "numba": installed("numba"),
         "NVIDIA driver": driver.version if driver else "none",
         "GPU": ", ".join(driver.gpus) if driver and driver.gpus else "none",
     }

@@ -22,4 +22,5 @@ def test_table_names_driver_and_gpus(monkeypatch):
     lines = versions.describe().splitlines()
     assert "NVIDIA driver   580.65" in lines
     assert "GPU             NVIDIA H200" in lines
-    assert f"torch           {versions.installed('torch')}" in lines
+    for name in ("torch", "isal", "numba"):
+        assert f"{name.ljust(15)} {versions.installed(name)}" in lines

@@ -33,6 +33,15 @@ def is_possible() -> bool:
     return _process_with_threads() == os.getpid()
 
 
+def numba_version() -> str | None:
+    """Version of numba where what it compiles decides the numbers of a CPU in their last digits; None elsewhere."""
+    if not is_possible():
+        return None
+    import numba
+
+    return str(numba.__version__)
+
+
 def is_possible_for(tensor: Tensor) -> bool:
     """Whether compiled loops may read and write a tensor, here and now."""
     # What records operations in order to repeat them would not see what loops write.
@@ -130,7 +139,9 @@ class Kernel:
 def _compiled(function: Callable[..., None], *, kept: bool) -> Any:
     import numba
 
-    return numba.njit(cache=kept, parallel=True, nogil=True, fastmath={"contract"})(function)
+    # Without "fast" arithmetic: which product of a sum is rounded together with it would depend on how often the code
+    # was optimised, which is once more for what is kept on disk. A session would not go on to the same numbers.
+    return numba.njit(cache=kept, parallel=True, nogil=True)(function)
 
 
 def _digest_of_sources(function: Callable[..., None]) -> str:

@@ -28,6 +28,9 @@ def multiplied(numbers, mask, result):
     for index in numba.prange(len(numbers)):
         kept = 1 if mask is None else mask[index]
         result[index] = {factor} * numbers[index] * kept
+def sum_of_products(one, two, three, four, result):
+    for index in numba.prange(len(result)):
+        result[index] = one[index] * two[index] + three[index] * four[index]
 def count_threads(result):
     for index in numba.prange(len(result)):
         result[index] = numba.get_num_threads()
@@ -149,6 +152,15 @@ class TestWhatIsKept:
         shutil.rmtree(folder.cache)
         folder.cache.touch()
         assert torch.equal(product(kernel), 5 * NUMBERS)
+
+
+def test_every_number_is_rounded_by_itself(folder: Folder) -> None:
+    """Otherwise code that is compiled now and the same from disk differ in the last digits."""
+    numbers = torch.randn(4, 10_000, generator=torch.Generator().manual_seed(0))
+    result = torch.empty(10_000)
+    folder.kernel("sum_of_products")(*numbers.unbind(), result)
+    one, two, three, four = numbers.numpy()
+    assert result.numpy().tobytes() == (one * two + three * four).tobytes()
 
 
 class TestThreads:

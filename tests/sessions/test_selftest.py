@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from deepmedic import cli, devices, nvidia
 from deepmedic.data import preprocessing, segments
-from deepmedic.model import layers, parameters
+from deepmedic.model import activation, compilation, compiled_rows, layers, normalization, parameters
 from deepmedic.sessions.selftest import (
     selftest,
     selftest_convolutions,
@@ -79,7 +80,14 @@ class TestOnThisMachine:
     def test_the_report_names_the_installation(self, done: tuple[int, str]) -> None:
         device, parts = done[1].splitlines()[:2]
         assert "on CPU with " in device
-        for part in (f"torch {torch.__version__}", "CUDA ", "cuDNN ", "driver ", "Python "):
+        for part in (
+            f"torch {torch.__version__}",
+            "CUDA ",
+            "cuDNN ",
+            "driver ",
+            "Python ",
+            f"numba {numba.__version__}",
+        ):
             assert part in parts
 
     def test_errors_stand_beside_what_is_allowed(self, done: tuple[int, str]) -> None:
@@ -101,6 +109,7 @@ def named(checks: tuple[Check, ...], name: str) -> Check:
 
 def wrong_activation(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(layers.functional, "prelu", lambda images, _: torch.relu(images))
+    patch.setattr(activation, "_slope", lambda _, count, __: torch.zeros(count))
 
 
 def repeated_edge(patch: pytest.MonkeyPatch) -> None:
@@ -116,9 +125,11 @@ def wrong_gradient(patch: pytest.MonkeyPatch) -> None:
     """Batch norm as if its statistics did not depend on the images."""
 
     def normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
-        return layers._normalize(images, gamma, beta, mean, var, epsilon)
+        return normalization._normalize(images, gamma, beta, mean, var, epsilon)
 
-    patch.setattr(layers._NormalizeByBatch, "apply", normalize)
+    patch.setattr(normalization._NormalizeByBatch, "apply", normalize)
+    known = compiled_rows.Normalization
+    patch.setattr(compiled_rows, "Normalization", lambda *values: known(*values[:-1], of_batch=False))
 
 
 def wrong_step(patch: pytest.MonkeyPatch) -> None:
@@ -130,7 +141,7 @@ def no_guard_for_constants(patch: pytest.MonkeyPatch) -> None:
     def normalize(images: Tensor, gamma: Tensor, beta: Tensor, mean: Tensor, var: Tensor, epsilon: float) -> Tensor:
         return torch.nn.functional.batch_norm(images, mean, var, gamma, beta, training=False, eps=epsilon)
 
-    patch.setattr(layers, "_normalize", normalize)
+    patch.setattr(normalization, "_normalize", normalize)
 
 
 def statistics_move(patch: pytest.MonkeyPatch) -> None:
@@ -208,6 +219,18 @@ def test_a_fault_fails_its_check(
     assert results == {name: "FAILED"}
     assert f"FAILED: 1 of 1 checks: {name}. Do not trust results" in report
     assert said in report
+
+
+@pytest.mark.parametrize(
+    ("fault", "name"),
+    [(wrong_activation, "forward, two resolutions"), (wrong_gradient, "backward, all gradients")],
+)
+def test_a_fault_of_torch_alone_fails_its_check(monkeypatch: pytest.MonkeyPatch, fault, name: str) -> None:
+    monkeypatch.setattr(compilation, "is_possible", lambda: False)
+    check = named(selftest_numbers.CHECKS, name)
+    assert report_of(monkeypatch, check)[0] == {name: "ok"}
+    fault(monkeypatch)
+    assert report_of(monkeypatch, check)[0] == {name: "FAILED"}
 
 
 def test_the_fault_of_one_check_leaves_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ import signal
 from pathlib import Path
 
 import nibabel as nib
+import numba
 import numpy as np
 import pytest
 import torch
@@ -20,6 +21,7 @@ from study_fixtures import signal_at
 from deepmedic.config.load import load_train_config
 from deepmedic.config.plain import to_plain
 from deepmedic.inference import predictor
+from deepmedic.model import compilation
 from deepmedic.sessions.training.resume import _DECIDE_BATCHES
 from deepmedic.training.trainer import Trainer
 
@@ -364,7 +366,17 @@ class TestChangedSettings:
         outcome = run(*self.command, study.train())
         assert outcome.code == 0
         assert "Changed since the checkpoint: computedWith.threads: 1 -> 2" in outcome.err
-        assert "goes on to the very same numbers only with the same device, torch and threads" in outcome.err
+        assert "goes on to the very same numbers only with the same device, torch, numba and threads" in outcome.err
+
+    def test_going_on_without_numba_is_told_and_recorded(self, study, run, monkeypatch):
+        monkeypatch.setattr(compilation, "is_possible", lambda: False)
+        outcome = run(*self.command, study.train())
+        assert outcome.code == 0
+        assert f'Changed since the checkpoint: computedWith.numba: "{numba.__version__}" -> none' in outcome.err
+        assert "goes on to the very same numbers only with the same" in outcome.err
+        events = map(json.loads, (study.out / "logs" / "first.jsonl").read_text().splitlines())
+        used = [event["versions"]["numba"] for event in events if event["event"] == "session"]
+        assert used == [numba.__version__, "not used"]
 
     @pytest.mark.parametrize("kind", [0, 1])
     def test_another_optimiser_is_refused_before_anything_is_written(self, study, run, kind):

@@ -16,6 +16,7 @@ from deepmedic.arguments import Arguments
 from deepmedic.config.plain import to_plain
 from deepmedic.data.cases import Case, ImageRef
 from deepmedic.inference.results import ResultFiles, output_name
+from deepmedic.model.compilation import numba_version
 from deepmedic.model.saved import SavedModel
 from deepmedic.sessions.common.paths import SessionPaths
 
@@ -67,7 +68,7 @@ def common_facts(arguments: Arguments, config: Any, device: Any) -> dict[str, An
         "command": ["deepmedic", *arguments.words],
         "folder": str(Path.cwd()),
         "config": str(config.source.path) if config.source.path else None,
-        "versions": dict(line.split(maxsplit=1) for line in _version_lines()),
+        "versions": _versions(device),
         "device": devices.describe(device),
         "precision": execution.precision,
         "deterministic": devices.is_deterministic(device, execution),
@@ -75,12 +76,11 @@ def common_facts(arguments: Arguments, config: Any, device: Any) -> dict[str, An
     }
 
 
-def _version_lines() -> list[str]:
-    names = {
-        "deepmedic": versions.VERSION,
-        **{name: versions.installed(name) for name in ("torch", "numpy", "nibabel")},
-    }
-    return [f"{name} {version}" for name, version in names.items()]
+def _versions(device: Any) -> dict[str, str]:
+    """Of what decides numbers on a device."""
+    packages = {name: versions.installed(name) for name in ("torch", "numpy", "nibabel")}
+    compiler = {"numba": numba_version() or "not used"} if device.type == "cpu" else {}
+    return {"deepmedic": versions.VERSION, **packages, **compiler}
 
 
 def model_facts(model: SavedModel, path: Path | None, sha256: str | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import torch
 
 from deepmedic import devices, nvidia, versions
 from deepmedic.config.sections import ExecutionConfig
+from deepmedic.model.compilation import numba_version
 from deepmedic.sessions.selftest import (
     selftest_convolutions,
     selftest_numbers,
@@ -116,6 +117,8 @@ def _head(device: torch.device) -> list[str]:
         "driver": driver.version if driver else "none",
         "Python": platform.python_version(),
     }
+    if device.type == "cpu":
+        parts["numba"] = numba_version() or "not used"
     lines = [
         f"Self-test of deepmedic {versions.VERSION} on {devices.describe(device)}",
         ", ".join(f"{name} {value}" for name, value in parts.items()),

@@ -25,6 +25,7 @@ from deepmedic.data.residency import volume_bytes
 from deepmedic.errors import DataError, ModelError, ProblemList
 from deepmedic.files import sha256_of
 from deepmedic.model import parameters
+from deepmedic.model.compilation import numba_version
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.common.estimates import Budgets
 from deepmedic.sessions.common.paths import SessionPaths
@@ -132,7 +133,7 @@ def _request(
 ) -> Request:
     numerics: dict[str, Any] = {"device": device.type, "torch": str(torch.__version__)}
     if device.type == "cpu":
-        numerics["threads"] = torch.get_num_threads()
+        numerics |= {"threads": torch.get_num_threads(), "numba": numba_version()}
     further = {"trainingCases": _contents(config.data), "computedWith": numerics}
     if config.validate_on_samples or config.validate_on_volumes:
         further["validationCases"] = _contents(config.validation_data)

@@ -149,7 +149,9 @@ class TrainingSession:
         for change in beginning.changes:
             log.warning("Changed since the checkpoint: %s", change)
         if any(change.startswith("computedWith") for change in beginning.changes):
-            log.warning("A session goes on to the very same numbers only with the same device, torch and threads.")
+            log.warning(
+                "A session goes on to the very same numbers only with the same device, torch, numba and threads."
+            )
         log_changed_files(beginning)
 
     def _source(self, data: DataSet, role: str, budget: int) -> SegmentSource:
