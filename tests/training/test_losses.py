@@ -173,6 +173,18 @@ def test_regularization_counts_frozen_weights_but_gives_them_no_gradient():
     assert frozen.grad is None
 
 
+@pytest.mark.parametrize(("l1", "l2"), [(1.0, 0.0), (0.0, 1.0), (1e-6, 1e-4)])
+@pytest.mark.parametrize("kind", ["alike", "normal"])
+def test_regularization_of_a_million_weights_keeps_its_digits(l1, l2, kind):
+    shapes = [(250, 150, 3, 3, 3), (40, 30, 3, 3, 3), (5, 250, 1, 1, 1)]
+    generator = torch.Generator().manual_seed(3)
+    weights = [torch.full(shape, 0.1) for shape in shapes]
+    if kind == "normal":
+        weights = [0.05 * torch.randn(shape, generator=generator) for shape in shapes]
+    exact = sum(l1 * one.double().abs().sum() + l2 * one.double().square().sum() for one in weights)
+    assert regularization(weights, l1, l2).item() == pytest.approx(exact.item(), rel=1e-6)
+
+
 def test_regularization_of_frozen_weights_alone_or_switched_off():
     frozen = [torch.ones(3)]
     assert regularization(frozen, 1.0, 1.0).item() == 6.0
