@@ -18,6 +18,7 @@ from deepmedic.report.content import Findings, Link
 from deepmedic.report.page_values import UNDEFINED
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.reporting import gather
+from deepmedic.sessions.training import training
 
 CASES = 5
 NAMES = ("whole foreground", "core", "shell")
@@ -190,6 +191,12 @@ def of_other_subjects(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return events
 
 
+def announced(*begins: str) -> Callable[[list[dict[str, Any]]], list[dict[str, Any]]]:
+    """With what commands noted that began later."""
+    time = "2026-01-31 23:59:59.123+01:00"
+    return lambda events: [*events, *({"time": time, "event": "cross_validation", "begins": one} for one in begins)]
+
+
 @pytest.mark.parametrize(
     ("log", "change", "state"),
     [
@@ -201,10 +208,23 @@ def of_other_subjects(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         ),
         ("fold2", lambda events: [*events, events[0]], "in training or interrupted: no epoch of its last run finished"),
         ("fold2", of_other_subjects, "not begun; a session of its name trained on other subjects"),
+        (
+            "fold2",
+            announced("finished", "resumed"),
+            "finished, but to be trained on by the command that began 2026-01-31 23:59:59",
+        ),
+        (
+            "fold2",
+            announced("started"),
+            "finished, but to be trained anew by the command that began 2026-01-31 23:59:59",
+        ),
         ("fold2_heldOut", without("segmented"), "trained; its held-out cases are not scored yet"),
         ("fold2_heldOut", scored_by_another, "trained on; its scores are those of an earlier model"),
     ],
-    ids=["last_epoch", "first_epoch", "went_on", "other_subjects", "not_scored", "earlier_model"],
+    ids=[
+        *("last_epoch", "first_epoch", "went_on", "other_subjects", "to_go_on", "to_begin_anew", "not_scored"),
+        "earlier_model",
+    ],
 )
 def test_a_fold_that_is_not_finished_says_why_and_spoils_no_mean(finished, log, change, state):
     path = finished.out / "logs" / f"first_{log}.jsonl"
@@ -216,6 +236,94 @@ def test_a_fold_that_is_not_finished_says_why_and_spoils_no_mean(finished, log, 
     assert [one.title for one in found.tables] == ["Folds", "Worst cases"]
     assert {row["fold"] for row in table(found, "Worst cases")} == {1}
     assert list(found.files) == ["the split"]  # the table of all folds is an earlier one
+
+
+@pytest.mark.parametrize(
+    ("log", "change"),
+    [
+        ("fold2", announced("resumed", "finished")),
+        ("fold2", lambda events: [*events, {**events[0], "kind": "inference", "origin": None}]),
+        ("fold2_heldOut", lambda events: [*events, {**events[0], "kind": "training", "model": {"file": None}}]),
+    ],
+    ids=["left_as_it_is_after_all", "inference_of_its_name", "training_of_its_name"],
+)
+def test_what_does_not_concern_a_fold_leaves_it_finished(finished, log, change):
+    path = finished.out / "logs" / f"first_{log}.jsonl"
+    events = change([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert [row["state"] for row in table(section(finished), "Folds")] == ["finished", "finished"]
+
+
+def test_scores_of_other_cases_under_the_name_of_a_fold_are_none_of_it(finished):
+    path = finished.out / "predictions" / "first_fold2_heldOut" / "metrics.json"
+    content = json.loads(path.read_text())
+    content["rows"][0]["case"] = "stranger"
+    path.write_text(json.dumps(content))
+    state = "trained; other cases than those held out of it were scored as first_fold2_heldOut"
+    assert [row["state"] for row in table(section(finished), "Folds")] == ["finished", state]
+
+
+def test_while_a_repeated_command_runs_the_page_shows_what_it_has_still_to_do(finished, run, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    page, seen, train = finished.out / "reports" / "first.html", [], training.run
+    assert page.is_file()
+
+    def look_and_train(plan: Any) -> int:
+        states = [row["state"].partition(" by ")[0] for row in table(section(finished), "Folds")]
+        seen.append((states, "Over all subjects" in page.read_text(), page.read_text().count("to be trained on")))
+        return train(plan)
+
+    monkeypatch.setattr(training, "run", look_and_train)
+    finished.train(**{**FEW, "numberOfEpochs": 2})
+    assert run(*TWO).code == 0
+    coming = "finished, but to be trained on"
+    assert [states for states, _, _ in seen] == [[coming, coming], ["finished", coming]]
+    assert [overall for _, overall, _ in seen] == [False, False]
+    assert seen[0][2] > seen[1][2] > 0
+    assert {row["state"] for row in table(section(finished), "Folds")} == {"finished"}
+    assert "to be trained on" not in page.read_text()
+    assert "Over all subjects" in page.read_text()
+
+
+def test_a_fold_killed_before_its_end_was_noted_is_finished_once_the_command_is_repeated(finished, run, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    path = finished.out / "logs" / "first_fold1.jsonl"
+    events = without("session_finished")([json.loads(line) for line in path.read_text().splitlines()])
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
+    assert [row["state"] for row in table(section(finished), "Folds")] != ["finished", "finished"]
+    outcome = run(*TWO)
+    assert outcome.code == 0
+    assert "Nothing was done" in outcome.out
+    assert [row["state"] for row in table(section(finished), "Folds")] == ["finished", "finished"]
+    assert path.read_text().count("session_finished") == 1
+    assert run(*TWO).code == 0
+    assert path.read_text().count("session_finished") == 1
+
+
+def test_folds_of_other_settings_are_told(finished, run, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    said = "The folds were not all trained with the same settings: they differ in L1_reg, numberOfEpochs."
+    assert said not in section(finished).sentences
+    finished.train(**{**FEW, "numberOfEpochs": 2, "L1_reg": 0.0})
+    assert run(*TWO, "-fold", "2").code == 0
+    assert said in section(finished).sentences
+
+
+def test_the_page_of_a_session_tells_of_its_last_run(finished, run, monkeypatch):
+    monkeypatch.chdir(finished.folder)
+    path = finished.out / "logs" / "first_fold1.jsonl"
+    first = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def headline(*events: dict[str, Any]) -> dict[str, str]:
+        path.write_text("".join(json.dumps(event) + "\n" for event in (*first, *events)))
+        return gather(SessionPaths(finished.out, "first_fold1")).headline
+
+    begun = next(event for event in first if event["event"] == "session")
+    assert headline()["Epochs"] == "1"
+    assert headline({**begun, "begins": "resumed"})["Epochs"] == "1 (not finished)"
+    scores = [{"event": "volumes", "foreground_dice": dice} for dice in (0.9, 0.4)]
+    assert headline(*scores)["Best mean Dice in validation"] == "0.9000"
+    assert headline(scores[0], begun, scores[1])["Best mean Dice in validation"] == "0.4000"
 
 
 def test_a_fold_whose_record_is_missing_is_not_said_to_be_new(finished):

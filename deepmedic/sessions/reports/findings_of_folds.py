@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from deepmedic.config.plain import settings_changed
+from deepmedic.config.schema import declared_keys
+from deepmedic.config.training import TrainConfig
 from deepmedic.data.splits import TRAINING, VALIDATION
 from deepmedic.errors import DeepMedicError
 from deepmedic.plots.histories import Curve, SessionHistory
@@ -25,6 +28,8 @@ _MOST_CASES = 20
 _MOST_CLASSES = 12
 """With curves."""
 _MOST_TILES = 4
+_WHERE_FILES_ARE = ("session_name", "folder_for_output", "data", "validation_data")
+"""Settings that differ between folds, or once a study was moved; that the cases are the same is known by the split."""
 
 
 def fold_findings(content: Mapping[str, Any], folder: Path) -> list[Findings]:
@@ -97,9 +102,12 @@ def _sentences(table: FoldTable, folds: Sequence[FoldRecord], histories: Mapping
     interval = table.bootstrap
     said.append(
         f"Dice of the {table.model} model of each fold on the subjects held out of it. The value of a subject is the "
-        f"mean over its cases; intervals of the mean, {interval.level * 100:g} %: percentile bootstrap over subjects, "
+        f"mean over its cases; intervals of the mean, 95 %: percentile bootstrap over subjects, "
         f"{interval.resamples} resamples. Those of single folds rest on few subjects."
     )
+    differing = _settings_that_differ([fold for fold in folds if fold.is_finished])
+    if differing:
+        said.append(f"The folds were not all trained with the same settings: they differ in {', '.join(differing)}.")
     if table.model == "best":
         said.append(
             "The best model of a fold was chosen by its scores on the held-out cases: expect less of it on new cases."
@@ -107,6 +115,16 @@ def _sentences(table: FoldTable, folds: Sequence[FoldRecord], histories: Mapping
     if any(len(_classes(history)) > _MOST_CLASSES for history in histories.values()):
         said.append(f"Curves are those of the first {_MOST_CLASSES} classes.")
     return said
+
+
+def _settings_that_differ(folds: Sequence[FoldRecord]) -> list[str]:
+    """Keys in which the trainings of folds differ, such as of folds that were run one by one."""
+    left_out = {key.name for key in declared_keys(TrainConfig) if key.attributes[0] in _WHERE_FILES_ARE}
+    settings = [
+        {key: value for key, value in fold.record.get("settings", {}).items() if key not in left_out} for fold in folds
+    ]
+    changes = [line for other in settings[1:] for line in settings_changed(settings[0], other)]
+    return sorted({line.partition(":")[0] for line in changes})
 
 
 def _over_all(lines: Sequence[Mapping[str, Any]]) -> NamedTable:

@@ -14,7 +14,7 @@ from deepmedic.model_files import saved_files
 from deepmedic.sessions.common.fold_table import Score, scores_of_fold
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.reports.report_tables import read_metrics
-from deepmedic.sessions.reports.session_record import EVENT, read_events
+from deepmedic.sessions.reports.session_record import CROSS_VALIDATION, has_finished, last_run
 
 FINISHED = "finished"
 
@@ -76,32 +76,45 @@ def _read(whole: SessionPaths, folds: Split, part: str, number: int) -> FoldReco
         return FoldRecord(number, paths, split, scoring, record)
     listed = whole.splits / part / VALIDATION
     names, subjects = (_lines(listed / f"{column}.cfg") for column in ("names", "subjects"))
+    subject_of = dict(zip(names, subjects, strict=True))
     results = paths.held_out.predictions
     rows = _rows(results / "metrics.json")
+    if any(row["case"] not in subject_of for row in rows):
+        state = f"trained; other cases than those held out of it were scored as {paths.held_out.session}"
+        return FoldRecord(number, paths, split, state, record)
     metrics = read_metrics(results / "metrics.csv")
-    scores = scores_of_fold(number, rows, dict(zip(names, subjects, strict=True)))
+    scores = scores_of_fold(number, rows, subject_of)
     return FoldRecord(number, paths, split, FINISHED, record, scores, metrics.scores if metrics else {})
 
 
 def _training(paths: SessionPaths, split: Split) -> tuple[dict[str, Any], str]:
     """What the last run of a fold's training noted, and how far it came."""
-    record, since = _last_run(paths)
+    record, since = last_run(paths, "training")
     origin = (record.get("origin") or {}).get("split") or {}
     if not record:
         begun = paths.models.is_dir()
         return {}, f"not known, since its record is missing: logs/{paths.events.name}" if begun else "not begun"
     if origin.get("sha256") != split.digest:
         return {}, "not begun; a session of its name trained on other subjects"
-    if any(event.get("event") == "session_finished" for event in since):
-        return record, FINISHED
+    if has_finished(since):
+        return record, _finished(since)
     epochs = [event for event in since if event.get("event") == "epoch"]
     done = f"{epochs[-1]['epoch'] + 1} of {epochs[-1]['epochs']} epochs" if epochs else "no epoch of its last run"
     return record, f"in training or interrupted: {done} finished"
 
 
+def _finished(since: Sequence[Mapping[str, Any]]) -> str:
+    """FINISHED, unless a command that began later has still to train the fold on, or anew."""
+    coming = [event for event in since if event.get("event") == CROSS_VALIDATION]
+    if coming and coming[-1]["begins"] != "finished":
+        again = "on" if coming[-1]["begins"] == "resumed" else "anew"
+        return f"finished, but to be trained {again} by the command that began {coming[-1]['time'][:19]}"
+    return FINISHED
+
+
 def _scoring(fold: FoldRecord) -> str:
     """Whether the held-out cases were scored, and by the model that the fold has now."""
-    record, since = _last_run(fold.paths.held_out)
+    record, since = last_run(fold.paths.held_out, "inference")
     if not any(event.get("event") == "segmented" for event in since):
         return "trained; its held-out cases are not scored yet"
     try:
@@ -111,13 +124,6 @@ def _scoring(fold: FoldRecord) -> str:
     if models and Path(record["model"]["file"]).name != models[0]:
         return "trained on; its scores are those of an earlier model"
     return FINISHED
-
-
-def _last_run(paths: SessionPaths) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """What the last run of a session noted, and the events since; nothing where it never ran."""
-    events = read_events(paths.events)
-    begins = [number for number, event in enumerate(events) if event.get("event") == EVENT]
-    return (events[begins[-1]], events[begins[-1] + 1 :]) if begins else ({}, [])
 
 
 def _rows(metrics: Path) -> list[dict[str, Any]]:

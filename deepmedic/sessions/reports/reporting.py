@@ -21,7 +21,14 @@ from deepmedic.sessions.reports.findings import read_findings
 from deepmedic.sessions.reports.findings_of_folds import FOLDS
 from deepmedic.sessions.reports.model_drawing import describe_model
 from deepmedic.sessions.reports.session_lookup import find_session
-from deepmedic.sessions.reports.session_record import image_of, read_events, read_record
+from deepmedic.sessions.reports.session_record import (
+    EVENT,
+    has_finished,
+    image_of,
+    last_run,
+    read_events,
+    read_record,
+)
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +52,17 @@ def after_session(paths: SessionPaths, wanted: bool) -> Path | None:
         return None
     log.info("Report: %s (open it in a browser)", path)
     return path
+
+
+def refresh(paths: SessionPaths, wanted: bool) -> None:
+    """Write the report of a session anew if there is one, so that it shows how things stand; says nothing."""
+    if not wanted or not paths.report.is_file():
+        return
+    try:
+        page_writer.check_installed()
+        page_writer.write_report(gather(paths), paths.report)
+    except (DeepMedicError, *_SURPRISES) as problem:
+        log.debug("The report %s could not be written anew: %s", paths.report, problem)
 
 
 def make_again(sessions: Sequence[Path], output: Path | None) -> list[Path]:
@@ -209,16 +227,26 @@ def _warnings(paths: SessionPaths, record: dict[str, Any] | None) -> tuple[str, 
     return tuple(found)
 
 
+def _since_start(paths: SessionPaths) -> list[dict[str, Any]]:
+    """The events of a session since it was started, or started anew."""
+    events = read_events(paths.events)
+    starts = [
+        number
+        for number, event in enumerate(events)
+        if event.get("event") == EVENT and event.get("begins") == "started"
+    ]
+    return events[starts[-1] :] if starts else events
+
+
 def _headline(
     paths: SessionPaths, history: SessionHistory | None, cases: Sequence[CaseImages], mean: float | None
 ) -> dict[str, str]:
     """A few numbers for the top of the page."""
     shown: dict[str, str] = {}
     if history is not None:
-        events = read_events(paths.events)
-        finished = any(event.get("event") == "session_finished" for event in events)
-        shown["Epochs"] = f"{history.epochs}" + ("" if finished or not events else " (not finished)")
-        best = [event.get("foreground_dice") for event in events if event.get("event") == "volumes"]
+        record, since = last_run(paths, "training")
+        shown["Epochs"] = f"{history.epochs}" + ("" if not record or has_finished(since) else " (not finished)")
+        best = [event.get("foreground_dice") for event in _since_start(paths) if event.get("event") == "volumes"]
         defined = [value for value in best if isinstance(value, int | float) and not math.isnan(value)]
         if defined:
             shown["Best mean Dice in validation"] = f"{max(defined):.4f}"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from deepmedic.sessions.common.paths import SessionPaths
 log = logging.getLogger(__name__)
 
 EVENT = "session"
+CROSS_VALIDATION = "cross_validation"
+"""The event that a command notes in the record of each fold that it will come to."""
 
 
 def read_record(paths: SessionPaths) -> dict[str, Any] | None:
@@ -54,6 +56,30 @@ def read_events(path: Path) -> list[dict[str, Any]]:
         if isinstance(event, dict):
             events.append(event)
     return events
+
+
+def last_run(paths: SessionPaths, kind: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what the last run of a session noted, and the events of that run; nothing where it never ran.
+
+    Args:
+        paths: of the session.
+        kind: "training" or "inference"; a session of the other kind may have the same name, and so the same record.
+    """
+    record: dict[str, Any] = {}
+    since: list[dict[str, Any]] = []
+    is_of_kind = False
+    for event in read_events(paths.events):
+        if event.get("event") == EVENT:
+            is_of_kind = event.get("kind", kind) == kind
+            record, since = (event, []) if is_of_kind else (record, since)
+        elif is_of_kind:
+            since.append(event)
+    return record, since
+
+
+def has_finished(since: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a run of a training, by its events, came to its end."""
+    return any(event.get("event") == "session_finished" for event in since)
 
 
 def image_of(plain: Sequence[Any] | None) -> ImageRef | None:

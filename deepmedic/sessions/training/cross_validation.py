@@ -16,13 +16,14 @@ from deepmedic.data.dataset import DataSet
 from deepmedic.data.splits import VALIDATION, subject_of
 from deepmedic.errors import FINISHED_WITH_SKIPPED_CASES, DeepMedicError, OutputHeldError, ProblemList
 from deepmedic.files import remove_stale_temporaries
-from deepmedic.logs import log_refusal
+from deepmedic.logs import EventLog, log_refusal
 from deepmedic.model_files import saved_files
 from deepmedic.sessions.common import estimates
 from deepmedic.sessions.common.fold_table import FoldTable, Score, scores_of_fold
 from deepmedic.sessions.common.paths import SessionPaths
 from deepmedic.sessions.inference import testing
-from deepmedic.sessions.reports.reporting import after_session
+from deepmedic.sessions.reports.reporting import after_session, refresh
+from deepmedic.sessions.reports.session_record import CROSS_VALIDATION
 from deepmedic.sessions.training import training, training_plan
 from deepmedic.sessions.training.split_files import test_config_text, write_if_changed
 from deepmedic.sessions.training.splitting import SessionSplit, folds_of_command
@@ -100,6 +101,10 @@ def run(plan: CrossValidationPlan) -> int:
         DeepMedicError: a fold failed; those before it are finished.
     """
     codes, scores = [], list[Score]()
+    wanted = plan.folds[0].training.config.report
+    for fold in plan.folds:
+        _announce(fold)
+    refresh(plan.paths, wanted)
     for fold in plan.folds:
         log.info("Fold %d: session %s, %s.", fold.number, fold.training.paths.session, fold.split.counted())
         try:
@@ -109,6 +114,8 @@ def run(plan: CrossValidationPlan) -> int:
         except DeepMedicError as problem:
             log_refusal(fold.training.paths.log, str(problem))
             raise
+        finally:
+            refresh(plan.paths, wanted)
         if codes[-1] not in _ENDED_WELL:
             return codes[-1]
         scores += _scores(fold)
@@ -121,6 +128,13 @@ def run(plan: CrossValidationPlan) -> int:
             plan.arguments.fold,
         )
     return max(codes)
+
+
+def _announce(fold: Fold) -> None:
+    """Note in the record of a fold what this command will do with it, so that nobody takes what is there for that."""
+    events = fold.training.paths.events
+    if events.is_file():
+        EventLog(events).write(CROSS_VALIDATION, begins=fold.training.beginning.kind)
 
 
 def _fold(

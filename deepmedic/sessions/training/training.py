@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from deepmedic import devices
 from deepmedic.errors import ResourceError
 from deepmedic.locks import session_lock
-from deepmedic.logs import session_log
+from deepmedic.logs import EventLog, session_log
+from deepmedic.sessions.reports.session_record import has_finished, last_run
 from deepmedic.sessions.training.changed_files import log_changed_files, note_files
 from deepmedic.sessions.training.origins import is_inside
 from deepmedic.sessions.training.resume import begin, files_in
@@ -36,11 +37,13 @@ def run(plan: TrainingPlan) -> int:
         if files_in(paths.models) != plan.beginning.files:  # another session wrote between the checks and the lock
             plan.beginning = begin(plan.request)
             note_files(plan.beginning, plan.data)
-        if plan.beginning.kind == "finished":  # and killed before its last checkpoint had all its names
+        if plan.beginning.kind == "finished":  # and killed before its last checkpoint had all its names, or was noted
             assert plan.beginning.path is not None
             folder = checkpoint_folder(plan)
             folder.remove_stale_temporaries()
             folder.put_in_order(plan.beginning.path, plan.beginning.state)
+            if not _is_recorded(plan):
+                EventLog(paths.events).write("session_finished", epochs=plan.config.total_epochs)
             return _finished_before(plan)
         if plan.split is not None:
             plan.split.write(plan.config)
@@ -59,7 +62,13 @@ def run(plan: TrainingPlan) -> int:
 def _has_nothing_to_do(plan: TrainingPlan) -> bool:
     beginning = plan.beginning
     own = beginning.path is not None and is_inside(beginning.path, plan.paths.models) and beginning.is_newest
-    return not own or checkpoint_folder(plan).is_in_order(beginning.state)
+    return not own or (checkpoint_folder(plan).is_in_order(beginning.state) and _is_recorded(plan))
+
+
+def _is_recorded(plan: TrainingPlan) -> bool:
+    """Whether the record of events, if there is one, tells that the session is finished."""
+    record, since = last_run(plan.paths, "training")
+    return not record or has_finished(since)
 
 
 def _finished_before(plan: TrainingPlan) -> int:
