@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+LEVEL = 0.95
+"""Of all intervals: the names of columns and keys (`ci95`) say it."""
 _FEWEST_CASES = 2
 """With one case there is nothing to draw from."""
 
@@ -16,13 +18,12 @@ _FEWEST_CASES = 2
 class Bootstrap:
     """How intervals are made: Efron's percentile bootstrap, cases drawn with replacement."""
 
-    level: float = 0.95
     resamples: int = 2000
     seed: int = 0
 
     def to_plain(self) -> dict[str, Any]:
         """What a table should say of its intervals."""
-        return {"method": "percentile bootstrap over cases", **vars(self)}
+        return {"method": "percentile bootstrap over cases", "level": LEVEL, **vars(self)}
 
     def intervals(self, values: np.ndarray) -> np.ndarray:
         """Intervals of the mean of each column.
@@ -58,7 +59,7 @@ class Bootstrap:
         return counts.reshape(self.resamples, cases).astype(np.float64)
 
     def _ends(self, means: np.ndarray) -> tuple[float, float]:
-        """The means between which at least `level` of all lie; none is made up between finite and infinite ones."""
+        """The means between which at least `LEVEL` of all lie; none is made up between finite and infinite ones."""
         means = np.sort(means[~np.isnan(means)])
-        tail = (1 - self.level) / 2 * (len(means) - 1)
+        tail = (1 - LEVEL) / 2 * (len(means) - 1)
         return float(means[math.floor(tail)]), float(means[len(means) - 1 - math.floor(tail)])

@@ -6,9 +6,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
-from deepmedic.bootstrap import Bootstrap
+from deepmedic.bootstrap import LEVEL, Bootstrap
+from deepmedic.inference import paper_table, tables
+from deepmedic.metrics import confusion_matrix, merged_counts, metrics_row, scored_classes
+from deepmedic.sessions.common.fold_table import FoldTable, Score
 
 
 def interval(values: list[float], **settings) -> tuple[float, float]:
@@ -59,6 +63,18 @@ def test_columns_are_drawn_together():
     both = Bootstrap().intervals(np.hstack([values, 2 * values]))
     np.testing.assert_allclose(both[1], 2 * both[0])
     assert Bootstrap().intervals(np.zeros((3, 0))).shape == (0, 2)
+
+
+def test_every_interval_has_the_level_that_titles_and_columns_name():
+    with pytest.raises(TypeError, match="level"):
+        Bootstrap(level=0.9)
+    title, key = f"{LEVEL:.0%}".replace("%", " %"), f"ci{LEVEL * 100:g}"
+    lines = FoldTable("s", "final", {1: ["a", "b"]}, [Score(1, name, name, "core", 0.5) for name in "ab"])
+    assert f"{title} CI" in lines.to_text()
+    matrix = confusion_matrix(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
+    rows = [metrics_row("a", one, merged_counts(matrix, one.classes), 1.0) for one in scored_classes(2)]
+    assert key in tables.summary(rows)[0]
+    assert paper_table.heading([{"cases": 2}]).endswith(f"[{title} confidence interval]:")
 
 
 def test_a_table_says_how_intervals_were_made():
