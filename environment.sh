@@ -1,6 +1,7 @@
 # Sourced by examples/quickstart.sh and tests/run.sh: sets PY to a Python with the pinned packages.
 #
-#   prepare_environment EXTRA     EXTRA: one of the extras of pyproject.toml, for instance report or test
+#   prepare_environment EXTRA [WELCOME]     two of the extras of pyproject.toml: one that is needed, and one that is
+#                                           installed with it where that is possible, but that nothing fails without
 #
 # PYTHON=python3.12   chooses the interpreter; one that already satisfies the pins (a conda environment, say) is used as it is
 # WHEELHOUSE=FOLDER   installs from the wheels in FOLDER, without any network
@@ -60,7 +61,7 @@ _install() {
 }
 
 prepare_environment() {
-    local extra="$1" python stamp folder="$ENVIRONMENT_ROOT/.venv"
+    local extra="$1" welcome="${2:-}" python stamp folder="$ENVIRONMENT_ROOT/.venv"
     python="$(_find_python)" || return 1
     export PYTHONPATH="$ENVIRONMENT_ROOT${PYTHONPATH:+:$PYTHONPATH}"
     if _satisfies_pins "$python" "$extra"; then
@@ -70,7 +71,7 @@ prepare_environment() {
     PY="$folder/bin/python"
     stamp="$("$python" -c 'import hashlib, sys; print(hashlib.sha256(b"".join(open(p, "rb").read() for p in sys.argv[1:])).hexdigest())' \
         "$ENVIRONMENT_ROOT/constraints.txt" "$ENVIRONMENT_ROOT/pyproject.toml")"
-    if [ -x "$PY" ] && [ "$(cat "$folder/installed-$extra" 2>/dev/null)" = "$stamp" ]; then
+    if [ -x "$PY" ] && [ "$(cat "$folder/installed-$extra${welcome:+-$welcome}" 2>/dev/null)" = "$stamp" ]; then
         return 0
     fi
     if ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then
@@ -83,5 +84,8 @@ prepare_environment() {
         _say "The installation failed; the message above says why. Without network: WHEELHOUSE=folder-with-wheels (see documentation/installation.md)."
         return 1
     fi
-    printf '%s\n' "$stamp" > "$folder/installed-$extra"
+    if [ -n "$welcome" ] && ! _install "$welcome"; then
+        _say "Going on without the extra $welcome, which could not be installed: everything works, some of it slower."
+    fi
+    printf '%s\n' "$stamp" > "$folder/installed-$extra${welcome:+-$welcome}"
 }

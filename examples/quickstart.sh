@@ -5,7 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source ./environment.sh
-prepare_environment report
+prepare_environment report fast
 
 step() { printf '\n\033[1m%s\033[0m\n$ %s\n' "$1" "$2"; }
 run() { "$PY" deepmedic_run.py "$@"; }

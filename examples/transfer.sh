@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source ./environment.sh
-prepare_environment report
+prepare_environment report fast
 
 "$PY" examples/transfer_study.py --device "${DEVICE:-auto}" "$@"
 

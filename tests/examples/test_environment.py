@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-EXTRA_PACKAGES = {"report": ("jinja2", "matplotlib", "scipy"), "test": ("jinja2", "isal", "monai", "pytest-xdist")}
+EXTRA_PACKAGES = {
+    "report": ("jinja2", "matplotlib", "scipy"),
+    "test": ("jinja2", "isal", "monai", "numba", "pytest-xdist"),
+}
 """Some packages of each extra, under the names by which `pyproject.toml` asks for them."""
 
 
@@ -40,3 +43,61 @@ def test_an_environment_with_the_pinned_versions_is_used(extra: str, tmp_path: P
 def test_one_with_another_version_is_not(extra: str, name: str, tmp_path: Path) -> None:
     pins = {pinned.lower(): version for pinned, version in _pins().items()}
     assert not _is_used(extra, pins | {name: "0.1"}, tmp_path)
+
+
+class TestWelcomeExtra:
+    """What makes things faster is installed where that is possible, and nothing fails without it."""
+
+    @staticmethod
+    def prepare(folder: Path, *, satisfied: bool = False, failing: str = "") -> tuple[int, list[str], str]:
+        """Exit code, extras that pip was asked for, and what was said; with a stand-in for pip and the environment."""
+        asked = folder / "asked"
+        asked.write_text("")
+        script = f"""
+            source "{ROOT}/environment.sh"
+            ENVIRONMENT_ROOT="{folder}"
+            _find_python() {{ echo "{sys.executable}"; }}
+            _satisfies_pins() {{ {"true" if satisfied else "false"}; }}
+            _install() {{ echo "$1" >> "{asked}"; [ "$1" != "{failing}" ]; }}
+            set -e
+            prepare_environment report fast
+            echo "PY=$PY"
+        """
+        done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=False)
+        return done.returncode, asked.read_text().split(), done.stdout + done.stderr
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        """With pins, and an environment that has a Python and nothing else."""
+        python = tmp_path / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.symlink_to(sys.executable)
+        for name in ("constraints.txt", "pyproject.toml"):
+            (tmp_path / name).write_text(name)
+        return tmp_path
+
+    def test_is_installed_once(self, folder: Path) -> None:
+        code, asked, said = self.prepare(folder)
+        assert (code, asked) == (0, ["report", "fast"])
+        assert f"PY={folder}/.venv/bin/python" in said
+        assert self.prepare(folder)[:2] == (0, [])
+
+    def test_may_fail(self, folder: Path) -> None:
+        code, asked, said = self.prepare(folder, failing="fast")
+        assert (code, asked) == (0, ["report", "fast"])
+        assert "Going on without the extra fast, which could not be installed" in said
+
+    def test_what_is_needed_may_not(self, folder: Path) -> None:
+        code, asked, said = self.prepare(folder, failing="report")
+        assert (code, asked) == (1, ["report"])
+        assert "The installation failed" in said
+
+    def test_is_no_reason_to_leave_an_environment_that_has_what_is_needed(self, folder: Path) -> None:
+        code, asked, said = self.prepare(folder, satisfied=True)
+        assert (code, asked) == (0, [])
+        assert f"PY={sys.executable}" in said
+
+
+@pytest.mark.parametrize("script", ["quickstart.sh", "transfer.sh"])
+def test_examples_train_on_a_cpu_as_fast_as_it_can(script: str) -> None:
+    assert "prepare_environment report fast\n" in (ROOT / "examples" / script).read_text()
